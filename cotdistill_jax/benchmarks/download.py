@@ -8,7 +8,6 @@ When all files are there, `manifest.json` says what each is and where it came fr
 """
 
 import dataclasses
-import hashlib
 import http.client
 import os
 import pathlib
@@ -23,7 +22,7 @@ import tqdm
 
 import cotdistill_jax
 from cotdistill_jax.benchmarks.sources import SOURCES, Source
-from cotdistill_jax.teacher.shards import MANIFEST_NAME, write_json_atomically
+from cotdistill_jax.teacher.shards import MANIFEST_NAME, file_sha256, write_json_atomically
 
 ARTEFACT = "benchmarks"
 SCHEMA_VERSION = 1
@@ -102,9 +101,9 @@ def _provide(
     """Puts one file in place and returns how: `kept`, `downloaded` or `copied`."""
     target = folder / source.path
     if target.exists():
-        if _sha256(target) != source.sha256:
+        if file_sha256(target) != source.sha256:
             raise DownloadError(
-                f"{target} exists with other content (SHA-256 {_sha256(target)}, expected "
+                f"{target} exists with other content (SHA-256 {file_sha256(target)}, expected "
                 f"{source.sha256}). Move it away or choose another folder."
             )
         return "kept"
@@ -179,7 +178,7 @@ def _append(source: Source, part: pathlib.Path, progress: Callable[[int], object
 
 def _check(part: pathlib.Path, source: Source, origin: str) -> None:
     """Removes `part` and raises DownloadError unless it has the right content."""
-    found = _sha256(part)
+    found = file_sha256(part)
     if found != source.sha256:
         num_bytes = part.stat().st_size
         part.unlink()
@@ -187,11 +186,6 @@ def _check(part: pathlib.Path, source: Source, origin: str) -> None:
             f"{origin} is not the known file: SHA-256 {found} of {num_bytes} bytes read, expected "
             f"{source.sha256} of {source.num_bytes} bytes"
         )
-
-
-def _sha256(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_manifest(

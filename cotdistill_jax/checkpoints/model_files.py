@@ -12,7 +12,6 @@ so that `load_model(folder)` needs nothing else: no gin file, no data.
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 import pathlib
@@ -23,6 +22,7 @@ import jax.numpy as jnp
 
 from cotdistill_jax import network
 from cotdistill_jax.checkpoints import train_state
+from cotdistill_jax.teacher.shards import file_sha256, write_json_atomically
 
 MODEL_FILE = "model.json"
 VOCABULARY_FILE = "spiece.model"
@@ -68,7 +68,7 @@ def write_model_files(
         "network": _to_json(config),
         "vocabulary": {
             "file": VOCABULARY_FILE,
-            "sha256": _sha256(source),
+            "sha256": file_sha256(source),
             "extra_ids": extra_ids,
         },
     }
@@ -84,9 +84,7 @@ def write_model_files(
         return
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, folder / VOCABULARY_FILE)
-    partial = target.with_suffix(".part")
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    partial.replace(target)
+    write_json_atomically(target, content)
 
 
 def load_model(path: str | os.PathLike[str]) -> Model:
@@ -129,7 +127,7 @@ def read_model_files(
             f"checkpoints: the vocabulary {vocabulary_file} is missing; copy the SentencePiece model with "
             f"sha256 {vocabulary['sha256'][:12]}... there"
         )
-    found = _sha256(vocabulary_file)
+    found = file_sha256(vocabulary_file)
     if found != vocabulary["sha256"]:
         raise ValueError(
             f"checkpoints: {vocabulary_file} is not the vocabulary of this run: sha256 {found[:12]}..., "
@@ -159,7 +157,3 @@ def _differences(found: Any, expected: Any, name: str = "") -> list[str]:
             for difference in _differences(found.get(key), expected.get(key), f"{name}.{key}")
         ]
     return [] if found == expected else [f"{name[1:]} is {found}, this run has {expected}"]
-
-
-def _sha256(path: pathlib.Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -116,6 +116,6 @@ def count_overlong(
     return reports
 
 
-def limit_threads() -> None:
-    """Leaves the accelerator, or on a CPU the training step, to JAX: TensorFlow only reads data."""
+def keep_tensorflow_off_accelerators() -> None:
+    """Leaves the accelerators to JAX: TensorFlow only reads data, and would reserve their memory."""
     tf.config.set_visible_devices([], "GPU")

@@ -107,7 +107,7 @@ def train(
       OSError: the folder can't be written.
     """
     folder = run_folder.prepare(model_dir)
-    data.limit_threads()
+    data.keep_tensorflow_off_accelerators()
     mesh = partitioning.make_mesh(mesh_shape)
     partitioning.check_mesh(mesh, network_config, batch_size, num_microbatches)
     data.check_registered(mixture_or_task_name)
@@ -139,7 +139,7 @@ def train(
         ) as log:
             if first:
                 log.say(f"train: continuing {folder} after step {first} of {total_steps}")
-            window = _Window(log, learning_rate_schedule, first)
+            window = _Window(log, learning_rate_schedule)
             done = first
             while done < total_steps and not stop.requested:
                 state, metrics = train_step(state, step.put_batch(mesh, next(iterator)))
@@ -187,10 +187,9 @@ def _start(
 class _Window:
     """Metrics of the steps since the last log line; they stay on the device until the line is written."""
 
-    def __init__(self, log: MetricsLog, schedule: optax.Schedule | None, first: int) -> None:
+    def __init__(self, log: MetricsLog, schedule: optax.Schedule | None) -> None:
         self._log = log
         self._schedule = schedule
-        self._last_good = first
         self._metrics: list[step.Metrics] = []
         self.restart_clock()
 

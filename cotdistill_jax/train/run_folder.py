@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.metadata
-import json
 import os
 import pathlib
 import platform
@@ -15,6 +14,7 @@ import jax
 
 import cotdistill_jax
 from cotdistill_jax.features import LengthReport
+from cotdistill_jax.teacher.shards import write_json_atomically
 
 MANIFEST_FILE = "manifest.json"
 CONFIG_FILE = "config.gin"
@@ -56,13 +56,13 @@ def write_description(folder: pathlib.Path, gin_config: str, command: list[str])
         "devices": [str(device) for device in jax.devices()],
         "num_hosts": jax.process_count(),
     }
-    (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    write_json_atomically(folder / MANIFEST_FILE, manifest)
 
 
 def write_data_counts(folder: pathlib.Path, reports: Mapping[str, LengthReport]) -> None:
     """Writes `data_counts.json`: per task examples seen, kept and dropped as too long, and their lengths."""
     content: dict[str, Any] = {name: dataclasses.asdict(report) for name, report in reports.items()}
-    (folder / DATA_COUNTS_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_json_atomically(folder / DATA_COUNTS_FILE, content)
 
 
 def code_version() -> str:
