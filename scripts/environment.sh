@@ -19,10 +19,12 @@ _find_python() {
 }
 
 _stamp="$(cat "$_root/setup.py" "$_root/scripts/constraints.txt" | sha256sum | cut -c1-16)"
-if ! grep -qsx "$_stamp $_extra" "$_venv/.installed"; then
-  _python="$(_find_python)" || return 1
-  echo "environment: installing into $_venv with $_python (once, about 2 minutes)"
-  "$_python" -m venv "$_venv" || return 1
+if ! grep -qs "^$_stamp .*$_extra" "$_venv/.installed"; then
+  if ! "$_venv/bin/python" -m pip --version > /dev/null 2>&1; then
+    _python="$(_find_python)" || return 1
+    "$_python" -m venv --clear "$_venv" || return 1
+  fi
+  echo "environment: installing into $_venv (once, about 2 minutes)"
   "$_venv/bin/python" -m pip install --quiet --disable-pip-version-check \
     --constraint "$_root/scripts/constraints.txt" --editable "$_root${_extra:+[$_extra]}" || return 1
   echo "$_stamp $_extra" >> "$_venv/.installed"
