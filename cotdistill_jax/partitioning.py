@@ -1,6 +1,6 @@
 """Device mesh and sharding: T5X's logical-axis rules on a (data, fsdp, model) mesh.
 
-Parameters carry logical axis names (`network.py`); `LOGICAL_AXIS_RULES` says which mesh axis each name is split over.
+Parameters carry logical axis names (`network`); `LOGICAL_AXIS_RULES` says which mesh axis each name is split over.
 
 | logical axis | mesh axis | what it splits |
 |---|---|---|

@@ -1,0 +1,111 @@
+"""Multi-head attention and its cache.
+
+Attention arrays are [B, H, length, head_dim]: the order in which XLA turns both products into plain
+batched matrix products, and in which a key/value cache is read without a copy.
+"""
+
+import functools
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.linen.partitioning import with_sharding_constraint
+from jax import Array
+
+from cotdistill_jax.network.config import T5Config
+from cotdistill_jax.network.layers import Dense
+
+KeysValues = tuple[Array, Array]
+
+_ATTENTION_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+
+
+class Attention(nn.Module):
+    """Multi-head attention whose keys and values may come from a cache."""
+
+    config: T5Config
+
+    def setup(self) -> None:
+        """Declares the four projections."""
+        cfg = self.config
+        joined = cfg.num_heads * cfg.head_dim
+
+        def query_init(*args: Any) -> Array:
+            # Folds the 1/sqrt(head_dim) of scaled attention into the weights.
+            scale: Array = jnp.sqrt(cfg.head_dim).astype(cfg.dtype)
+            return _ATTENTION_INIT(*args) / scale
+
+        into = functools.partial(Dense, joined, ("embed", "joined_kv"), cfg.dtype)
+        self.query = into(query_init)
+        self.key = into(_ATTENTION_INIT)
+        self.value = into(_ATTENTION_INIT)
+        self.out = Dense(cfg.emb_dim, ("joined_kv", "embed"), cfg.dtype, _ATTENTION_INIT)
+        self.dropout = nn.Dropout(cfg.dropout_rate, broadcast_dims=(-2,))
+
+    def _split(self, joined: Array) -> Array:
+        """Returns [B, H, length, head_dim] of [B, length, H * head_dim]."""
+        cfg = self.config
+        heads = joined.reshape(*joined.shape[:2], cfg.num_heads, cfg.head_dim)
+        heads = with_sharding_constraint(heads, ("batch", "length", "heads", "kv"))
+        return heads.swapaxes(1, 2)
+
+    def keys_values(self, memory: Array) -> KeysValues:
+        """Returns keys and values [B, H, length, head_dim] of memory [B, length, D]."""
+        return self._split(self.key(memory)), self._split(self.value(memory))
+
+    def __call__(
+        self, inputs: Array, keys_values: KeysValues, biases: list[Array], deterministic: bool
+    ) -> Array:
+        """Returns [B, queries, D].
+
+        Args:
+            inputs: [B, queries, D], what asks.
+            keys_values: Keys and values [B, H, keys, head_dim].
+            biases: Arrays that broadcast to [B, H, queries, keys], added to the float32 scores.
+            deterministic: Whether dropout is off.
+        """
+        key, value = keys_values
+        query = self._split(self.query(inputs))
+        scores = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
+        scores = functools.reduce(operator.add, biases, scores)
+        weights = jax.nn.softmax(scores).astype(self.config.dtype)
+        weights = self.dropout(weights, deterministic=deterministic)
+        mixed = jnp.einsum("bhqk,bhkd->bhqd", weights, value).swapaxes(1, 2)
+        return self.out(mixed.reshape(*mixed.shape[:2], -1))
+
+    def store(self, keys_values: KeysValues) -> None:
+        """Writes keys and values to the cache collection."""
+        self.put_variable("cache", "cached_key", keys_values[0])
+        self.put_variable("cache", "cached_value", keys_values[1])
+
+    def stored(self) -> KeysValues | None:
+        """Returns the cached keys and values, or None where there are none."""
+        if not self.has_variable("cache", "cached_key"):
+            return None
+        return self.get_variable("cache", "cached_key"), self.get_variable("cache", "cached_value")
+
+    def cache_length(self) -> int:
+        """Returns the number of slots of the cache."""
+        length: int = self.get_variable("cache", "cached_key").shape[2]
+        return length
+
+    def store_empty(self, batch: int, length: int) -> None:
+        """Writes a zero cache for `length` positions."""
+        cfg = self.config
+        zeros = jnp.zeros((batch, cfg.num_heads, length, cfg.head_dim), cfg.dtype)
+        self.store((zeros, zeros))
+
+    def extend(self, inputs: Array, slot: Array) -> KeysValues:
+        """Writes the keys and values of inputs [B, 1, D] at `slot` and returns the whole cache."""
+        stored = self.stored()
+        assert stored is not None
+        new = self.keys_values(inputs)
+        start = (0, 0, slot, 0)
+        extended = (
+            jax.lax.dynamic_update_slice(stored[0], new[0], start),
+            jax.lax.dynamic_update_slice(stored[1], new[1], start),
+        )
+        self.store(extended)
+        return extended
