@@ -108,7 +108,7 @@ def save(
             "the benchmark folder)"
         )
     if vocabulary is not None:
-        _check_vocabulary(vocabulary, extra_ids, weights.config.vocab_size)
+        check_vocabulary(vocabulary, extra_ids, weights.config.vocab_size)
     if layout == HUGGING_FACE:
         written = folder
         huggingface.write(folder, weights.config, weights.params, vocabulary, extra_ids)
@@ -167,7 +167,12 @@ def _check_complete(params: Mapping[str, Any], config: network.T5Config, path: s
         raise ValueError(f"checkpoints: {path} is not a whole T5: {'; '.join(faults[:8])}")
 
 
-def _check_vocabulary(file: str | os.PathLike[str], extra_ids: int, vocab_size: int) -> None:
+def check_vocabulary(file: str | os.PathLike[str], extra_ids: int, vocab_size: int) -> None:
+    """Checks that a SentencePiece model fits a network's logits, of which a few may be unused.
+
+    Raises:
+      ValueError: it does not; the message has the three numbers.
+    """
     pieces = len(sentencepiece.SentencePieceProcessor(model_file=os.fspath(file)))
     unused = vocab_size - pieces - extra_ids
     if not 0 <= unused < _MOST_UNUSED_IDS:

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             found = results.read(folder)
             note = "finished before"
         else:
-            model = generation.with_dtype(selection.load(chosen), flags.dtype)
+            model = generation.with_dtype(selection.load(chosen, flags.vocab), flags.dtype)
             found = evaluation.evaluate(
                 model,
                 flags.benchmarks,
@@ -83,7 +83,11 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--checkpoint",
         required=True,
-        help="run folder, checkpoint_N folder in it, Hugging Face folder, or a glob of such",
+        help="run folder (ours or T5X's), checkpoint_N folder in it, Hugging Face folder, or a glob of such",
+    )
+    add(
+        "--vocab",
+        help="SentencePiece model, where the checkpoint has no spiece.model (T5X's have none)",
     )
     add("--steps", help="of a run folder: all, latest or a list such as 100,200")
     add(

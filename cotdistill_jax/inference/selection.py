@@ -5,12 +5,10 @@ import glob
 import os
 import pathlib
 
-from cotdistill_jax import checkpoints
-from cotdistill_jax.checkpoints import huggingface
+from cotdistill_jax import checkpoints, network
+from cotdistill_jax.checkpoints import conversion, model_files
 
 _HUGGINGFACE_CONFIG = "config.json"
-_HUGGINGFACE_VOCABULARY = "spiece.model"
-_HUGGINGFACE_EXTRA_IDS = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +16,7 @@ class Selected:
     """One checkpoint to evaluate.
 
     Attributes:
-        path: the `checkpoint_N` folder, or a Hugging Face folder.
+        path: the `checkpoint_N` folder, ours or T5X's, or a Hugging Face folder.
         step: its N; 0 for a Hugging Face folder.
         folder: where its results go, relative to the output folder; `.` for the output folder itself.
     """
@@ -32,7 +30,8 @@ def select(checkpoint: str, steps: str | None = None) -> list[Selected]:
     """Returns the checkpoints that the flags `--checkpoint` and `--steps` name, runs by name, steps ascending.
 
     Args:
-        checkpoint: a run folder, a `checkpoint_N` folder in it, a Hugging Face folder, or a glob of such folders.
+        checkpoint: a run folder (ours or T5X's), a `checkpoint_N` folder in it, a Hugging Face folder, or a glob of
+            such folders.
         steps: for run folders: `all`, `latest` or a list such as `100,200`. None means `latest`.
 
     With one folder and no steps the results go to the output folder itself. Otherwise each checkpoint gets
@@ -56,24 +55,45 @@ def select(checkpoint: str, steps: str | None = None) -> list[Selected]:
     return [dataclasses.replace(one, folder=one.path.relative_to(common)) for one in distinct]
 
 
-def load(selected: Selected) -> checkpoints.Model:
-    """Returns the model of a selected checkpoint.
+def load(
+    selected: Selected, vocabulary_file: str | os.PathLike[str] | None = None
+) -> checkpoints.Model:
+    """Returns the model of a selected checkpoint, whichever layout it has: ours, Hugging Face's or T5X's.
+
+    Scanned layers are taken apart, because they do not decode.
+
+    Args:
+        selected: from `select`.
+        vocabulary_file: its SentencePiece model; None takes `spiece.model` in the folder or the one above.
 
     Raises:
-        FileNotFoundError: a file is missing, such as the vocabulary.
-        ValueError: a file is damaged or belongs to another model.
+        FileNotFoundError: a file is missing, such as the vocabulary (T5X's checkpoints hold none).
+        ValueError: a file is damaged or belongs to another model, such as a vocabulary of another size.
     """
-    path = selected.path
-    if not (path / _HUGGINGFACE_CONFIG).exists():
-        return checkpoints.load_model(path)
-    vocabulary = path / _HUGGINGFACE_VOCABULARY
-    if not vocabulary.exists():
-        raise FileNotFoundError(
-            f"inference: the Hugging Face folder {path} has no {_HUGGINGFACE_VOCABULARY}; copy the SentencePiece "
-            "model of its tokenizer there"
-        )
-    config, params = huggingface.read(path)
-    return checkpoints.Model(config, params, vocabulary, _HUGGINGFACE_EXTRA_IDS, 0, path)
+    weights = conversion.load(str(selected.path))
+    config, params = weights.config, weights.params
+    if config.scan_layers:
+        config = dataclasses.replace(config, scan_layers=False)
+        params = network.unstack_layers(params)
+    vocabulary = pathlib.Path(
+        vocabulary_file or weights.vocabulary_file or _vocabulary_beside(selected.path)
+    )
+    if vocabulary.is_file():
+        # Evaluation uses no extra ids, and T5X's checkpoints do not tell how many there are.
+        conversion.check_vocabulary(vocabulary, 0, config.vocab_size)
+    return checkpoints.Model(
+        config, params, vocabulary, weights.extra_ids, selected.step, selected.path
+    )
+
+
+def _vocabulary_beside(path: pathlib.Path) -> pathlib.Path:
+    for folder in (path, path.parent):
+        if (folder / model_files.VOCABULARY_FILE).exists():
+            return folder / model_files.VOCABULARY_FILE
+    raise FileNotFoundError(
+        f"inference: the checkpoint {path} has no {model_files.VOCABULARY_FILE}; pass --vocab=FILE (T5's is "
+        "t5/spiece.model of the benchmark folder), or copy the SentencePiece model there"
+    )
 
 
 def _latest(path: pathlib.Path) -> Selected:

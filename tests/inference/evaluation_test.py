@@ -21,6 +21,7 @@ from cotdistill_jax.inference import (
     lengths,
     planning,
     predictions,
+    selection,
     vocabulary,
 )
 
@@ -307,8 +308,10 @@ def test_the_command_evaluates_the_latest_step(run, tmp_path, capsys):
 def test_the_command_skips_finished_checkpoints(run, tmp_path, capsys, monkeypatch):
     command.main(flags(run, tmp_path, "--steps=2"))
     loaded = []
-    load = checkpoints.load_model
-    monkeypatch.setattr(checkpoints, "load_model", lambda path: loaded.append(path) or load(path))
+    load = selection.load
+    monkeypatch.setattr(
+        selection, "load", lambda one, vocab: loaded.append(one.path) or load(one, vocab)
+    )
     command.main(flags(run, tmp_path, "--steps=all"))
     assert [path.name for path in loaded] == ["checkpoint_1"]
     printed = capsys.readouterr().out
@@ -373,8 +376,53 @@ def test_a_huggingface_folder(run, model, tmp_path):
     command.main(flags(run, tmp_path / "ours"))
     assert answers_by_id(tmp_path / "out") == answers_by_id(tmp_path / "ours")
     (folder / "spiece.model").unlink()
-    with pytest.raises(FileNotFoundError, match=r"Hugging Face folder .* has no spiece\.model"):
+    with pytest.raises(FileNotFoundError, match=r"hf has no spiece\.model; pass --vocab=FILE"):
         command.main(flags(folder, tmp_path / "again"))
+    command.main(flags(folder, tmp_path / "again", f"--vocab={model.vocabulary_file}"))
+    assert answers_by_id(tmp_path / "again") == answers_by_id(tmp_path / "out")
+
+
+def test_t5x_checkpoints_old_and_new(run, model, tmp_path):
+    """The legacy layout; and Orbax's, as `TrainCheckpoints` writes it, without the files that make it ours."""
+    checkpoints.t5x_legacy.write(str(tmp_path / "legacy/checkpoint_2"), model.params, 2)
+    (tmp_path / "orbax").mkdir()
+    shutil.copytree(run / "checkpoint_2", tmp_path / "orbax/checkpoint_2")
+    command.main(flags(run, tmp_path / "ours"))
+    vocab = f"--vocab={model.vocabulary_file}"
+    for layout in ("legacy", "orbax"):
+        with pytest.raises(FileNotFoundError, match=r"checkpoint_2 has no spiece\.model"):
+            command.main(flags(tmp_path / layout, tmp_path / "out" / layout))
+        command.main(flags(tmp_path / layout, tmp_path / "out" / layout, vocab))
+        assert answers_by_id(tmp_path / "out" / layout) == answers_by_id(tmp_path / "ours")
+        content = json.loads((tmp_path / "out" / layout / "results.json").read_text())
+        assert content["step"] == 2
+
+
+def test_scanned_layers_are_taken_apart(model, tmp_path):
+    scanned = dataclasses.replace(CONFIG, scan_layers=True)
+    folder = tmp_path / "scanned"
+    checkpoints.write_model_files(folder, scanned, model.vocabulary_file, extra_ids=0)
+    params = network.stack_layers(model.params)
+    with checkpoints.TrainCheckpoints(folder) as saved:
+        saved.save(checkpoints.TrainState(np.int32(2), params, {}), NoData())
+        saved.wait()
+    (chosen,) = selection.select(str(folder))
+    loaded = selection.load(chosen)
+    assert loaded.config == model.config
+    assert checkpoints.conversion.differences(loaded.params, model.params) == []
+    evaluate(loaded, tmp_path / "out", num_examples=2)
+    evaluate(model, tmp_path / "plain", num_examples=2)
+    assert answers_by_id(tmp_path / "out") == answers_by_id(tmp_path / "plain")
+
+
+def test_a_vocabulary_of_another_model_is_refused(run, model, tmp_path):
+    wide = dataclasses.replace(CONFIG, vocab_size=1024)
+    params = checkpoints.init_variables(wide, jax.random.key(0))["params"]
+    checkpoints.t5x_legacy.write(str(tmp_path / "checkpoint_1"), params, 1)
+    with pytest.raises(ValueError, match=r"has 512 pieces and 0 extra ids, .* 1024 logits"):
+        command.main(
+            flags(tmp_path / "checkpoint_1", tmp_path / "out", f"--vocab={model.vocabulary_file}")
+        )
 
 
 def test_a_run_without_vocabulary_is_refused(run, tmp_path):
