@@ -2,7 +2,7 @@
 
     model_dir/checkpoint_N/
       state/     Orbax (OCDBT): {"target": parameters, "state": {"step", "param_states": optimizer state}}
-      dataset/   train_ds-III-of-NNN, the position of the input pipeline
+      dataset/   train_ds-000-of-001, the position of the input pipeline, which is the same on every host
 
 A checkpoint appears under its name only when it is whole: Orbax writes to a temporary name and renames. The random
 state of a run is its seed and its step (keys are folded from them), so both are covered.
@@ -25,6 +25,7 @@ from cotdistill_jax import network
 
 STEP_PREFIX = "checkpoint"
 _STATE, _DATASET = "state", "dataset"
+_POSITION_FILE = "train_ds-000-of-001"
 
 Tree = dict[str, Any]
 
@@ -58,23 +59,26 @@ jax.tree_util.register_dataclass(TrainState, ["step", "params", "opt_state"], []
 
 
 class DataPositionHandler(ocp.CheckpointHandler):
-    """Writes and reads one host's data position in the item `dataset`."""
-
-    def _file(self, directory: epath.Path) -> epath.Path:
-        index, count = jax.process_index(), jax.process_count()
-        if count > 1:
-            directory = directory / f"process_{index}-of-{count}"
-        return directory / f"train_ds-{index:03}-of-{count:03}"
+    """Writes the data position once, and reads it on every host, in the item `dataset`."""
 
     def save(self, directory: epath.Path, args: "DataPositionArgs") -> None:
         """Writes `args.position` below `directory`."""
-        file = self._file(directory)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        args.position.save(file)
+        if jax.process_index() == 0:
+            args.position.save(directory / _POSITION_FILE)
 
     def restore(self, directory: epath.Path, args: "DataPositionArgs") -> DataPosition:
-        """Moves `args.position` to what `directory` holds and returns it."""
-        args.position.restore(self._file(directory))
+        """Moves `args.position` to what `directory` holds and returns it.
+
+        Raises:
+          ValueError: the checkpoint was written by T5X on several hosts, each with a position of its own data.
+        """
+        several = sorted(path.name for path in directory.glob("process_*-of-*"))
+        if several:
+            raise ValueError(
+                f"checkpoints: {directory} holds {len(several)} positions, one per host of a T5X run ({several[0]}, ...); "
+                "continue it with T5X, or start a new run from its parameters"
+            )
+        args.position.restore(directory / _POSITION_FILE)
         return args.position
 
 

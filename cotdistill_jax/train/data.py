@@ -1,10 +1,14 @@
-"""The input of a run: a SeqIO task or mixture, packed and batched, with a position that can be saved."""
+"""The input of a run: a SeqIO task or mixture, packed and batched, with a position that can be saved.
+
+Every host reads the same batches and places the rows of its own devices. So the order of the data, and the saved position,
+do not depend on the number of hosts; the cost is that each host prepares all rows (thousands a second, see
+scripts/benchmark_packing.py) instead of its share.
+"""
 
 import difflib
 import os
 from collections.abc import Mapping
 
-import jax
 import seqio
 import tensorflow as tf
 from clu.data import dataset_iterator
@@ -21,7 +25,7 @@ def train_iterator(
     pack: bool = True,
     use_cached: bool = False,
 ) -> dataset_iterator.TfDatasetIterator:
-    """Returns an endless iterator over this host's rows of shuffled batches; `save` and `restore` move it.
+    """Returns an endless iterator over shuffled batches, the same on every host; `save` and `restore` move it.
 
     Args:
       mixture_or_task_name: a registered SeqIO task or mixture; its `train` split is read.
@@ -36,7 +40,6 @@ def train_iterator(
       ValueError: unknown name (the message lists close ones), or no example fits the lengths.
     """
     check_registered(mixture_or_task_name)
-    hosts = jax.process_count()
     dataset = seqio.get_dataset(
         mixture_or_task_name,
         task_feature_lengths=task_feature_lengths,
@@ -44,11 +47,11 @@ def train_iterator(
         shuffle=True,
         num_epochs=None,
         feature_converter=features.DistillEncDecFeatureConverter(pack=pack),
-        shard_info=seqio.ShardInfo(index=jax.process_index(), num_shards=hosts),
+        shard_info=seqio.ShardInfo(index=0, num_shards=1),
         use_cached=use_cached,
         seed=seed,
     )
-    dataset = dataset.batch(batch_size // hosts, drop_remainder=True)
+    dataset = dataset.batch(batch_size, drop_remainder=True)
     dataset = dataset.prefetch(2)
     return dataset_iterator.TfDatasetIterator(dataset, checkpoint=True)
 

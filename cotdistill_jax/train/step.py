@@ -65,6 +65,8 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     num_microbatches: int = 1,
     seed: int = 0,
+    weigh_alike: bool = False,
+    skip_nonfinite: bool = False,
 ) -> StepFn:
     """Returns the compiled step; it donates the state it is given.
 
@@ -75,6 +77,9 @@ def make_train_step(
       optimizer: an Optax transformation.
       num_microbatches: the batch is cut into this many parts along B, computed one after the other.
       seed: seed of dropout; the key of a step is folded from it and the step number.
+      weigh_alike: whether the microbatches count alike, see `weigh_microbatches_alike`.
+      skip_nonfinite: a step whose loss or gradient is NaN or infinite counts, but leaves parameters and optimizer
+        state as they were.
 
     The metrics are float32 scalars: `loss` (weighted mean over target tokens), `nll` and `token_accuracy` (means over
     target tokens), `teacher_share` (share of target tokens with a teacher distribution), `grad_norm` (before
@@ -103,6 +108,8 @@ def make_train_step(
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
+        if weigh_alike:
+            batch = weigh_microbatches_alike(batch, num_microbatches)
         gradients, sums = _accumulate(summed_loss, state.params, batch, key, num_microbatches)
         count = jnp.maximum(sums["num_target_tokens"], 1.0)
         gradients = jax.tree.map(lambda gradient: gradient / count, gradients)
@@ -113,6 +120,13 @@ def make_train_step(
             for name, value in sums.items()
         }
         metrics["grad_norm"] = optax.tree.norm(gradients)
+        if skip_nonfinite:
+            finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+            params, opt_state = jax.tree.map(
+                functools.partial(jnp.where, finite),
+                (params, opt_state),
+                (state.params, state.opt_state),
+            )
         return TrainState(state.step + 1, params, opt_state), metrics
 
     shardings = state_shardings(mesh, config, optimizer)
@@ -125,11 +139,31 @@ def make_train_step(
 
 
 def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Returns the global arrays of which `batch` is this host's rows."""
+    """Returns the global arrays of a batch that every host holds whole; each host places its devices' rows."""
     sharding = partitioning.batch_sharding(mesh)
     return {
-        name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()
+        name: jax.make_array_from_process_local_data(sharding, rows, rows.shape)
+        for name, rows in batch.items()
     }
+
+
+def weigh_microbatches_alike(batch: Batch, num_microbatches: int) -> dict[str, Any]:
+    """Returns `batch` with token weights under which every microbatch adds the mean over its own target tokens.
+
+    By default all target tokens of a batch count alike; the original divided by the tokens of each microbatch.
+
+    Args:
+      batch: `decoder_loss_weights` [B, L], 0 or 1; row i belongs to microbatch i % `num_microbatches`.
+      num_microbatches: parts of the batch, a divisor of B.
+
+    Example: two microbatches, weights [[1, 1, 1], [1, 0, 0]]: [[2/3, 2/3, 2/3], [2, 0, 0]].
+    """
+    weights = batch["decoder_loss_weights"].astype(jnp.float32)
+    of_row = jnp.sum(weights, axis=-1).reshape(-1, num_microbatches)
+    counts = jnp.sum(of_row, axis=0)
+    scale = jnp.sum(counts) / num_microbatches / jnp.maximum(counts, 1.0)
+    of_each = jnp.broadcast_to(scale, of_row.shape).reshape(-1, 1)
+    return {**batch, "decoder_loss_weights": weights * of_each}
 
 
 def _accumulate(
