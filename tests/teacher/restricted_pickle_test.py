@@ -1,0 +1,237 @@
+"""Pickles that may hold anything: what is loaded, what is refused by name, and that nothing of it runs."""
+
+import collections
+import copyreg
+import functools
+import os
+import pathlib
+import pickle
+import random
+import struct
+
+import numpy as np
+import pytest
+
+from cotdistill_jax.teacher import restricted_pickle
+from cotdistill_jax.teacher.restricted_pickle import (
+    PickledList,
+    PickleFileError,
+    RefusedPickleError,
+)
+
+ITEMS = [
+    "Question 0: What is 1 + 1?\n",
+    [[[(" step", 1.0), ("\n", 0.0)], [("'<<'|||>>\\", 0.25)]]],
+    collections.OrderedDict([("▁If", 0.5), ("▁Nat", 0.25)]),
+    {"per_step_probs": [{"▁If": 1.0}, collections.OrderedDict([("a", 0.5)]), {}], "label": 1},
+    [],
+    [[], [None, True, False, -1, 70_000, 10**30, -0.5], ()],
+    [("a", "b", "c", "d"), "\ud83d\ude00".encode("utf-16", "surrogatepass").decode("utf-16")],
+    "x" * 70_000,
+]
+
+
+@pytest.fixture
+def path(tmp_path: pathlib.Path) -> pathlib.Path:
+    return tmp_path / "codex_questions.pkl"
+
+
+@pytest.mark.parametrize("protocol", range(2, 6))
+@pytest.mark.parametrize("items", [ITEMS, [], ["a"], [["a"]], list("abcab") * 700])
+def test_loads_containers_numbers_and_strings(path, protocol, items):
+    path.write_bytes(pickle.dumps(items, protocol=protocol))
+    loaded = PickledList(path)
+    assert len(loaded) == len(items)
+    assert list(loaded) == items
+    assert list(loaded) == items  # and a second time
+
+
+def test_keeps_the_order_of_an_ordered_dict(path):
+    path.write_bytes(pickle.dumps([collections.OrderedDict([("b", 1), ("a", 2)])]))
+    assert list(next(iter(PickledList(path)))) == ["b", "a"]
+
+
+def test_strings_of_earlier_items_are_filled_in(path):
+    shared = "shared by all"
+    path.write_bytes(pickle.dumps([{shared: number, "n": shared} for number in range(3000)]))
+    assert list(PickledList(path))[2999] == {shared: 2999, "n": shared}
+
+
+def test_loads_one_item_at_a_time(path, monkeypatch):
+    loaded = []
+
+    class Counting(restricted_pickle._Containers):
+        def load(self):
+            loaded.append(1)
+            return super().load()
+
+    monkeypatch.setattr(restricted_pickle, "_Containers", Counting)
+    path.write_bytes(pickle.dumps([[number] for number in range(5000)]))
+    items = iter(PickledList(path))
+    assert (next(items), next(items)) == ([0], [1])
+    assert len(loaded) == 2
+
+
+def test_says_what_the_largest_item_needs(path):
+    path.write_bytes(pickle.dumps(["a", "b" * 1000]))
+    assert 10_000 <= PickledList(path).bytes_needed <= 10_200
+
+
+class Calls:
+    """An object that calls something when it is unpickled."""
+
+    def __init__(self, *reduced):
+        self._reduced = reduced
+
+    def __reduce__(self):
+        return self._reduced
+
+
+def wrapped(call: bytes) -> bytes:
+    """A pickle of protocol 2 whose list holds an item, then what `call` leaves on the stack."""
+    return b"\x80\x02](X\x01\x00\x00\x00a" + call + b"e."
+
+
+EXECUTED = "executed"
+MALICIOUS = {
+    "os.system": (pickle.dumps(["a", Calls(os.system, (f"touch {EXECUTED}",))]), "posix.system"),
+    "eval": (pickle.dumps(["a", Calls(eval, (f"open('{EXECUTED}', 'w')",))]), "builtins.eval"),
+    "eval, protocol 2": (
+        pickle.dumps(["a", Calls(eval, (f"open('{EXECUTED}', 'w')",))], protocol=2),
+        "__builtin__.eval",
+    ),
+    "partial": (pickle.dumps(["a", functools.partial(open, EXECUTED, "w")]), "functools.partial"),
+    "numpy": (pickle.dumps(["a", np.zeros(2)]), "_reconstruct"),
+    "numpy scalar": (pickle.dumps(["a", np.float64(0.5)]), "scalar"),
+    "class by a stack global": (pickle.dumps(["a", pathlib.Path]), "pathlib"),
+    "protocol 0": (f"(lp0\ncposix\nsystem\n(S'touch {EXECUTED}'\ntRa.".encode(), "posix.system"),
+    "GLOBAL alone": (b"cposix\nsystem\n.", "posix.system"),
+    "GLOBAL and REDUCE": (
+        wrapped(f"cposix\nsystem\nX\x08\x00\x00\x00{EXECUTED}\x85R".encode()),
+        "posix.system",
+    ),
+    "INST": (wrapped(f"(X\x08\x00\x00\x00{EXECUTED}iposix\nsystem\n".encode()), "posix.system"),
+    "OBJ": (wrapped(f"(cposix\nsystem\nX\x08\x00\x00\x00{EXECUTED}o".encode()), "posix.system"),
+    "NEWOBJ": (wrapped(b"csubprocess\nPopen\nX\x02\x00\x00\x00ls\x85\x81"), "subprocess.Popen"),
+    "NEWOBJ of the allowed class": (wrapped(b"ccollections\nOrderedDict\n)\x81"), "NEWOBJ"),
+    "BUILD on the allowed class": (wrapped(b"ccollections\nOrderedDict\n}b"), "BUILD"),
+    "other name of the module": (wrapped(b"ccollections\nChainMap\n)R"), "collections.ChainMap"),
+    "dotted name": (wrapped(b"ccollections\nOrderedDict.fromkeys\n)R"), "OrderedDict.fromkeys"),
+    "call of a string": (wrapped(b"X\x01\x00\x00\x00a)R"), "a call of something"),
+    "STACK_GLOBAL through the memo": (
+        b"\x80\x04](\x8c\x05posix\x94\x8c\x06system\x940h\x00h\x01\x93)Re.",
+        "POP",
+    ),
+    "STACK_GLOBAL of memoized names": (
+        b"\x80\x04](\x8c\x05posix\x94\x8c\x06system\x94h\x00h\x01\x93)Re.",
+        "posix.system",
+    ),
+    "persistent id": (wrapped(b"Pexecuted\n"), "persistent id"),
+    "binary persistent id": (wrapped(b"X\x01\x00\x00\x00aQ"), "persistent id"),
+    "extension": (wrapped(b"\x82\xf0"), "extension registry"),
+    "bytes": (pickle.dumps(["a", b"bytes"]), "BINBYTES"),
+    "no opcode": (wrapped(b"\xff"), "0xff"),
+}
+
+
+@pytest.mark.parametrize("name", MALICIOUS)
+def test_refuses_and_runs_nothing(path, name, monkeypatch, tmp_path):
+    content, named = MALICIOUS[name]
+    monkeypatch.chdir(tmp_path)
+    path.write_bytes(content)
+    imported = []
+    monkeypatch.setattr(restricted_pickle._Containers, "find_class", lambda *a: imported.append(a))
+    with pytest.raises(PickleFileError, match="codex_questions.pkl record") as error:
+        list(PickledList(path))
+    assert isinstance(error.value, RefusedPickleError)
+    assert named in str(error.value)
+    assert not (tmp_path / EXECUTED).exists()
+    assert imported == []
+
+
+def test_the_payloads_do_run_where_nothing_is_refused(path, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    pickle.loads(MALICIOUS["os.system"][0])
+    assert (tmp_path / EXECUTED).exists()
+
+
+def test_refuses_an_extension_that_is_cached(path):
+    copyreg.add_extension("posix", "system", 0xF0)
+    try:
+        copyreg._extension_cache[0xF0] = os.system
+        path.write_bytes(wrapped(b"\x82\xf0"))
+        with pytest.raises(RefusedPickleError, match="extension registry"):
+            PickledList(path)
+    finally:
+        copyreg.remove_extension("posix", "system", 0xF0)
+
+
+def test_the_second_lock_refuses_too():
+    import io
+
+    with pytest.raises(pickle.UnpicklingError, match=r"posix\.system"):
+        restricted_pickle._Containers(io.BytesIO(b"cposix\nsystem\n.")).load()
+
+
+def test_refusal_names_record_and_byte(path):
+    path.write_bytes(pickle.dumps([*ITEMS, Calls(os.system, ("true",))]))
+    with pytest.raises(RefusedPickleError, match=rf"record {len(ITEMS)} \(byte [0-9,]+ of"):
+        PickledList(path)
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_every_truncation_names_the_record(path, protocol):
+    items = [["a", 1.5], {"b": "c"}, "d"]
+    whole = pickle.dumps(items, protocol=protocol)
+    records = set()
+    for size in range(len(whole)):
+        path.write_bytes(whole[:size])
+        with pytest.raises(PickleFileError, match=r"record (\d) .*truncated") as error:
+            PickledList(path)
+        records.add(int(str(error.value).split("record ")[1][0]))
+    assert records == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"Question 0: no pickle at all\n", "refused|no pickle|list"),
+        (b"PK\x03\x04" + bytes(50), "refused|no pickle|list"),
+        (pickle.dumps({"a": 1}), "expected a pickled list"),
+        (pickle.dumps(["a"]) + b"more", "no pickle"),
+        (b"\x80\x02]e.", "no pickle"),
+        (b"\x80\x02]h\x05a.", "no pickle"),
+        (b"\x80\x02]\x8d" + struct.pack("<Q", 2**63 + 5) + b"a", "truncated"),
+        (b"\x80\x02](]X\x01\x00\x00\x00aue.", "no pickle|record 0"),
+    ],
+)
+def test_foreign_files_are_clear_errors(path, content, message):
+    path.write_bytes(content)
+    with pytest.raises(PickleFileError, match=message):
+        list(PickledList(path))
+
+
+def test_a_container_shared_by_records_is_a_clear_error(path):
+    shared = ["a"]
+    path.write_bytes(pickle.dumps(["first", shared, shared]))
+    with pytest.raises(PickleFileError, match=r"record 2: it shares a list or dictionary"):
+        list(PickledList(path))
+
+
+def test_missing_file(path):
+    with pytest.raises(FileNotFoundError, match=r"codex_questions\.pkl"):
+        PickledList(path)
+
+
+def test_damaged_bytes_give_errors_and_never_crash(path):
+    whole, draw, refused = pickle.dumps(ITEMS[:-1]), random.Random(0), 0
+    for _ in range(1500):
+        damaged = bytearray(whole)
+        for _ in range(draw.randint(1, 3)):
+            damaged[draw.randrange(len(whole))] = draw.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            list(PickledList(path))
+        except PickleFileError:
+            refused += 1
+    assert 500 < refused < 1500
