@@ -29,6 +29,7 @@ STAGES = (
     "t5x_model",
     "inference",
     "report",
+    "inspection",
 )
 FRAMEWORKS = {"jax", "flax", "optax", "tensorflow", "seqio", "tensorflow_datasets"}
 NO_FRAMEWORK = ("teacher", "answers", "benchmarks", "alignment", "formats", "report")
