@@ -44,17 +44,34 @@ def read(path: str, subtree: str = "target") -> dict[str, Any]:
     index = _read_index(store, path)
     if index is None:
         return _read_orbax(path, subtree)
-    tree = index.get("optimizer", index)
-    if not tree.get(subtree):
-        raise ValueError(
-            f"checkpoints: {path} has no {subtree!r} in its index; it has {sorted(tree)}"
-        )
-    flat = traverse_util.flatten_dict(
-        tree[subtree], sep="/", is_leaf=lambda _, node: _is_array_spec(node)
-    )
+    flat = _leaves(index, subtree, path)
     _check_arrays_exist(store, flat, path)
     arrays = {name: _read_leaf(store, leaf, path) for name, leaf in flat.items()}
     return traverse_util.unflatten_dict(arrays, sep="/")
+
+
+def shapes(path: str, subtree: str = "target") -> dict[str, tuple[int, ...]]:
+    """Returns the names and shapes of the arrays that `read` would return, without reading them.
+
+    Args:
+      path: as for `read`.
+      subtree: as for `read`.
+
+    Example: `shapes("flan_t5_small/checkpoint_1198000")["encoder/encoder_norm/scale"]` is `(512,)`.
+
+    Raises:
+      FileNotFoundError: there is no checkpoint at `path`.
+      ValueError: the index is truncated, or there is no such subtree.
+    """
+    index = _read_index(_open(path), path)
+    if index is None:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            leaves = traverse_util.flatten_dict(
+                _orbax_metadata(checkpointer, path, subtree), sep="/"
+            )
+    else:
+        leaves = _leaves(index, subtree, path)
+    return {name: _shape(leaf) for name, leaf in leaves.items()}
 
 
 def write(path: str, params: Mapping[str, Any], step: int = 0) -> None:
@@ -192,6 +209,22 @@ def _read_index(store: ts.KvStore, path: str) -> dict[str, Any] | None:
     return index
 
 
+def _leaves(index: Mapping[str, Any], subtree: str, path: str) -> dict[str, Any]:
+    """Returns the arrays and array specs of a subtree of a legacy index, by name."""
+    tree = index.get("optimizer", index)
+    if not tree.get(subtree):
+        raise ValueError(
+            f"checkpoints: {path} has no {subtree!r} in its index; it has {sorted(tree)}"
+        )
+    return traverse_util.flatten_dict(
+        tree[subtree], sep="/", is_leaf=lambda _, node: _is_array_spec(node)
+    )
+
+
+def _shape(leaf: Any) -> tuple[int, ...]:
+    return tuple(leaf["metadata"]["shape"] if _is_array_spec(leaf) else np.shape(leaf))
+
+
 def _is_array_spec(node: Any) -> bool:
     return isinstance(node, Mapping) and {"driver", "kvstore"} <= node.keys()
 
@@ -233,20 +266,31 @@ def _read_leaf(store: ts.KvStore, leaf: Any, path: str) -> np.ndarray:
     return array
 
 
-def _read_orbax(path: str, subtree: str) -> dict[str, Any]:
+def _orbax_folder(path: str) -> str:
     state = path.rstrip("/") + "/state"
-    state = state if path.startswith("gs://") else str(pathlib.Path(state).absolute())
+    return state if path.startswith("gs://") else str(pathlib.Path(state).absolute())
+
+
+def _orbax_metadata(
+    checkpointer: ocp.PyTreeCheckpointer, path: str, subtree: str
+) -> dict[str, Any]:
+    """Returns one subtree of `ShapeDtypeStruct`s."""
+    tree = checkpointer.metadata(_orbax_folder(path)).item_metadata.tree
+    if subtree not in tree:
+        raise ValueError(f"checkpoints: {path} has no {subtree!r}; it has {sorted(tree)}")
+    found: dict[str, Any] = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree[subtree]
+    )
+    return found
+
+
+def _read_orbax(path: str, subtree: str) -> dict[str, Any]:
     with ocp.PyTreeCheckpointer() as checkpointer:
-        tree = checkpointer.metadata(state).item_metadata.tree
-        if subtree not in tree:
-            raise ValueError(f"checkpoints: {path} has no {subtree!r}; it has {sorted(tree)}")
-        item = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), {subtree: tree[subtree]}
-        )
+        item = {subtree: _orbax_metadata(checkpointer, path, subtree)}
         arguments = ocp.args.PyTreeRestore(
             item=item,
             restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item),
             partial_restore=True,
         )
-        restored: dict[str, Any] = checkpointer.restore(state, arguments)[subtree]
+        restored: dict[str, Any] = checkpointer.restore(_orbax_folder(path), arguments)[subtree]
         return restored

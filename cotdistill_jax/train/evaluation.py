@@ -65,21 +65,24 @@ class Evaluation:
         }
 
     def _make_evaluator(self) -> seqio.Evaluator:
-        declared = seqio.get_mixture_or_task(self.mixture_or_task_name).output_features
-        teacher = [name for name in declared if name.startswith("teacher_")]
-        lengths = {
-            **self.feature_lengths,
-            **dict.fromkeys(teacher, self.feature_lengths["targets"]),
-        }
         return seqio.Evaluator(
             self.mixture_or_task_name,
             feature_converter=features.DistillEncDecFeatureConverter(pack=False),
             eval_split=self.split,
-            sequence_length=lengths,
+            sequence_length=sequence_length(self.mixture_or_task_name, self.feature_lengths),
             num_examples=self.num_examples,
             seed=self.seed,
             logger_cls=[],
         )
+
+
+def sequence_length(
+    mixture_or_task_name: str, feature_lengths: Mapping[str, int]
+) -> dict[str, int]:
+    """Returns the lengths of all features of a task, as SeqIO's evaluator wants them: the teacher's are the targets'."""
+    declared = seqio.get_mixture_or_task(mixture_or_task_name).output_features
+    teacher = [name for name in declared if name.startswith("teacher_")]
+    return {**feature_lengths, **dict.fromkeys(teacher, feature_lengths["targets"])}
 
 
 def _without_padding(tokens: np.ndarray) -> list[int]:

@@ -18,7 +18,7 @@ import optax
 from jax.sharding import Mesh
 
 from cotdistill_jax import network, partitioning
-from cotdistill_jax.checkpoints import TrainCheckpoints, TrainState, write_model_files
+from cotdistill_jax.checkpoints import TrainCheckpoints, TrainState, initial, write_model_files
 from cotdistill_jax.losses import LossFn, sample_matching
 from cotdistill_jax.train import data, run_folder, step
 from cotdistill_jax.train.metrics_log import MetricsLog
@@ -59,7 +59,8 @@ def train(
     seed: int = 0,
     data_seed: int = 0,
     mesh_shape: tuple[int, ...] | None = None,
-    initial_params: Any = None,
+    initial_checkpoint: str | None = None,
+    weigh_microbatches_alike: bool = False,
     log_period: int = 10,
     save_period: int = 1000,
     save_initial: bool = False,
@@ -90,7 +91,8 @@ def train(
       seed: seed of the drawn parameters and of dropout.
       data_seed: seed of shuffling, mixing and demonstrations.
       mesh_shape: devices along (data, fsdp, model) or (data, model); None: all along data.
-      initial_params: parameter tree to start from; None draws one.
+      initial_checkpoint: weights to start from, see `checkpoints.initial`; None draws them.
+      weigh_microbatches_alike: whether every microbatch counts alike, whatever its number of target tokens.
       log_period: steps between lines of metrics.
       save_period: steps between checkpoints; the last step is always saved.
       save_initial: whether to save a checkpoint before the first step, to evaluate what training adds.
@@ -122,10 +124,25 @@ def train(
         use_cached=use_cached,
     )
     train_step = step.make_train_step(
-        mesh, network_config, loss_fn, optimizer, num_microbatches, seed
+        mesh,
+        network_config,
+        loss_fn,
+        optimizer,
+        num_microbatches,
+        seed,
+        weigh_alike=weigh_microbatches_alike,
     )
+
+    def start() -> TrainState:
+        if initial_checkpoint is None:
+            return step.init_state(mesh, network_config, optimizer, seed)
+        vocabulary_file, _ = data.vocabulary_of(mixture_or_task_name)
+        params, said = initial.read(initial_checkpoint, network_config, vocabulary_file)
+        print(f"train: {said}")
+        return step.init_state(mesh, network_config, optimizer, seed, params)
+
     with TrainCheckpoints(folder, keep_checkpoints) as checkpoints, _StopSignal() as stop:
-        state = _start(mesh, network_config, optimizer, seed, initial_params, checkpoints, iterator)
+        state = _restore(mesh, network_config, optimizer, checkpoints, iterator) or start()
         first = int(state.step)
         if first == 0 and count_examples != 0:
             reports = data.count_overlong(
@@ -161,20 +178,18 @@ def train(
     return Result(done, done == total_steps)
 
 
-def _start(
+def _restore(
     mesh: Mesh,
     config: network.T5Config,
     optimizer: optax.GradientTransformation,
-    seed: int,
-    initial_params: Any,
     checkpoints: TrainCheckpoints,
     iterator: Any,
-) -> TrainState:
-    """Returns the newest checkpoint's state, the iterator moved there, or a fresh state."""
+) -> TrainState | None:
+    """Returns the newest checkpoint's state, the iterator moved there; None without a checkpoint."""
     newest = checkpoints.latest_step()
     if newest is None:
-        return step.init_state(mesh, config, optimizer, seed, initial_params)
-    shapes = jax.eval_shape(lambda: step.init_state(mesh, config, optimizer, seed, initial_params))
+        return None
+    shapes = jax.eval_shape(lambda: step.init_state(mesh, config, optimizer, seed=0))
     shardings = step.state_shardings(mesh, config, optimizer)
     like = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),

@@ -1,0 +1,91 @@
+"""The weights that a new run starts from instead of drawn ones: `INITIAL_CHECKPOINT_PATH` of both runners.
+
+The embedded runner reads every layout (`read`), T5X restores its own two (`locate_t5x`). Neither takes over the step
+or the optimizer's state: to go on with a run, name its folder as MODEL_DIR.
+"""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from flax import traverse_util
+
+from cotdistill_jax import network
+from cotdistill_jax.checkpoints import conversion, t5x_legacy, train_state
+from cotdistill_jax.teacher.shards import file_sha256
+
+# What may differ between the checkpoint's network and the run's: nothing that the parameters depend on.
+_FREE = ("dropout_rate", "dtype", "scan_layers", "remat")
+
+
+def read(
+    path: str, config: network.T5Config, vocabulary_file: str | os.PathLike[str]
+) -> tuple[dict[str, Any], str]:
+    """Returns the parameters at a path, and a sentence on what was taken over.
+
+    Args:
+      path: a Hugging Face folder, a run folder or a `checkpoint_N` in it, or a T5X checkpoint, legacy or Orbax,
+        local or `gs://`.
+      config: dimensions of the run's network.
+      vocabulary_file: the run's SentencePiece model, compared with the one beside the weights, if any.
+
+    Raises:
+      FileNotFoundError: nothing of the kind is there.
+      ValueError: it holds another network or vocabulary; the message lists what differs.
+    """
+    weights = conversion.load(path)
+    found, expected = dataclasses.asdict(weights.config), dataclasses.asdict(config)
+    faults = [
+        f"{name} is {found[name]}, this run has {expected[name]}"
+        for name in expected
+        if name not in _FREE and found[name] != expected[name]
+    ]
+    theirs = weights.vocabulary_file
+    if theirs is not None and file_sha256(theirs) != file_sha256(pathlib.Path(vocabulary_file)):
+        faults.append(f"{theirs} is another vocabulary than {vocabulary_file}")
+    if faults:
+        raise ValueError(_misfit(path, faults))
+    params = network.stack_layers(weights.params) if config.scan_layers else weights.params
+    return params, (
+        f"starts from the weights of {path} ({weights.layout}, step {weights.step}); step and optimizer state are new"
+    )
+
+
+def locate_t5x(path: str, config: network.T5Config) -> str:
+    """Returns the `checkpoint_N` folder that T5X restores, after comparing its shapes with the network's.
+
+    Args:
+      path: a `checkpoint_N` in T5X's legacy or Orbax layout (that of both runners), or a folder of them, whose newest
+        whole one is meant; local or `gs://`.
+      config: dimensions of the run's network.
+
+    Raises:
+      FileNotFoundError: there is no checkpoint.
+      ValueError: it holds another network; the message lists what differs.
+    """
+    name = path.rstrip("/").rsplit("/", 1)[-1]
+    found_at = path.rstrip("/") if name.startswith("checkpoint_") else t5x_legacy.latest(path)
+    found, expected = t5x_legacy.shapes(found_at), _shapes(train_state.abstract_params(config))
+    faults = [
+        f"{name} is {found.get(name, 'missing')}, expected {expected.get(name, 'no such tensor')}"
+        for name in sorted(found.keys() | expected.keys())
+        if found.get(name) != expected.get(name)
+    ]
+    if faults:
+        raise ValueError(_misfit(path, faults))
+    return found_at
+
+
+def _misfit(path: str, faults: list[str]) -> str:
+    shown = "; ".join(faults[:8]) + (f"; and {len(faults) - 8} more" if faults[8:] else "")
+    return (
+        f"checkpoints: INITIAL_CHECKPOINT_PATH {path} does not fit this run: {shown}; include the gin/models/ file of "
+        "its size and take its vocabulary"
+    )
+
+
+def _shapes(params: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    flat = traverse_util.flatten_dict(dict(params), sep="/")
+    return {name: tuple(leaf.shape) for name, leaf in flat.items()}
