@@ -31,7 +31,7 @@ class Status(enum.IntEnum):
     REFUSED = 2  # an opcode that is not allowed, or a call of something that is not
     BROKEN = 3  # no program for the stack machine
     NOT_A_LIST = 4
-    SHARED = 5  # an item that refers to a container of another place
+    SHARED = 5  # a reference to a container, which may be another item's
     NO_ROOM = 6  # the output buffer of `rewrite` is too small
 
 

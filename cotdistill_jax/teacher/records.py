@@ -113,10 +113,11 @@ def validate_record(record: TeacherRecord) -> None:
             "Pass an empty row where the teacher gave no candidates."
         )
     for step, row in enumerate(record.top_k):
-        _validate_row(row, f"{where}, step {step} ({record.tokens[step]!r})")
+        validate_row(row, f"{where}, step {step} ({record.tokens[step]!r})")
 
 
-def _validate_row(row: Sequence[tuple[str, float]], where: str) -> None:
+def validate_row(row: Sequence[tuple[str, float]], where: str) -> None:
+    """Raises `RecordError`, beginning with `where`, for (candidate, probability) pairs that are no distribution."""
     if all(prob is not None and 0.0 <= prob <= 1.0 for _, prob in row):
         if len(row) > 1 and sum(dict(reversed(row)).values()) > MAX_ROW_SUM:
             raise RecordError(

@@ -2,7 +2,8 @@
 
 A pickle can name any importable function and call it while it is loaded. Here the whole file is checked first, as bytes
 (`pickle_scan`), and refused with the name of what it wanted to call. Then each item is loaded by an unpickler of its own, which
-knows `collections.OrderedDict` (as `dict`, which keeps order, too) and no other name. So memory holds one item, not the file.
+knows `collections.OrderedDict` (as `dict`, which keeps order, too) and no other name. So memory holds one item, not the file;
+only where items share containers (pickle then writes a reference), the rest is loaded at once, by the same unpickler.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import os
 import pathlib
 import pickle
 import pickletools
+import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -97,22 +99,34 @@ class PickledList:
         """Yields the items in order.
 
         Raises:
-            PickleFileError: an item that cannot be loaded by itself.
+            PickleFileError: an item whose opcodes make no sense in their order.
         """
         rewriter = pickle_scan.Rewriter(self._data, self._scan.referenced)
         for record, (start, end) in enumerate(self._scan.items.tolist()):
             status, content = rewriter.rewrite(start, end)
             if status is not Status.WHOLE:
-                raise PickleFileError(
-                    f"import: {self.path} record {record}: it shares a list or dictionary with another record, so it cannot be "
-                    "loaded by itself. Load the file where it was made and dump a deep copy of each record."
-                )
-            try:
-                yield _Containers(io.BytesIO(content)).load()
-            except _LOADING_ERRORS as error:
-                raise PickleFileError(
-                    f"import: {self.path} record {record}: {error}. Get the file again from where it was released."
-                ) from error
+                yield from self._load_whole(record)[record:]
+                return
+            yield self._load(record, io.BytesIO(content))
+
+    def _load_whole(self, record: int) -> list[Any]:
+        """Returns all items, for a file in which `record` refers to a container that another record or it itself has."""
+        size = len(self._data)
+        warnings.warn(
+            f"import: {self.path} record {record} refers to a list or dictionary by its place in the file, so the file is loaded as a "
+            f"whole: about {size * MEMORY_PER_BYTE / 2**20:,.0f} MiB of memory.",
+            stacklevel=2,
+        )
+        with self.path.open("rb") as stream:
+            return self._load(record, stream)
+
+    def _load(self, record: int, stream: IO[bytes]) -> Any:
+        try:
+            return _Containers(stream).load()
+        except _LOADING_ERRORS as error:
+            raise PickleFileError(
+                f"import: {self.path} record {record}: {error}. Get the file again from where it was released."
+            ) from error
 
     def _problem(self) -> PickleFileError:
         scan, size = self._scan, len(self._data)
