@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from cotdistill_jax import network, partitioning
 from cotdistill_jax.checkpoints import TrainState, abstract_variables, init_variables
-from cotdistill_jax.losses import LossFn
+from cotdistill_jax.losses import LossFn, chunked_sum
 
 Batch = Mapping[str, Any]
 Metrics = dict[str, jax.Array]
@@ -65,8 +65,9 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     num_microbatches: int = 1,
     seed: int = 0,
-    weigh_alike: bool = False,
     skip_nonfinite: bool = False,
+    weigh_alike: bool = False,
+    num_loss_chunks: int = 1,
 ) -> StepFn:
     """Returns the compiled step; it donates the state it is given.
 
@@ -77,9 +78,11 @@ def make_train_step(
       optimizer: an Optax transformation.
       num_microbatches: the batch is cut into this many parts along B, computed one after the other.
       seed: seed of dropout; the key of a step is folded from it and the step number.
-      weigh_alike: whether the microbatches count alike, see `weigh_microbatches_alike`.
       skip_nonfinite: a step whose loss or gradient is NaN or infinite counts, but leaves parameters and optimizer
         state as they were.
+      weigh_alike: whether the microbatches count alike, see `weigh_microbatches_alike`.
+      num_loss_chunks: the target positions are cut into this many parts for logits and loss, so that [B, L, V] is never
+        held whole; must divide L.
 
     The metrics are float32 scalars: `loss` (weighted mean over target tokens), `nll` and `token_accuracy` (means over
     target tokens), `teacher_share` (share of target tokens with a teacher distribution), `grad_norm` (before
@@ -88,22 +91,27 @@ def make_train_step(
     model = network.Transformer(config)
     use_dropout = config.dropout_rate > 0
 
+    def project(head: Any, hidden: jax.Array) -> jax.Array:
+        logits: Any = model.apply({"params": head}, hidden, method="logits")
+        return logits
+
     def summed_loss(params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Metrics]:
-        logits: Any = model.apply(
+        hidden: Any = model.apply(
             {"params": params},
-            batch["encoder_input_tokens"],
-            batch["decoder_input_tokens"],
-            batch["decoder_target_tokens"],
-            batch.get("encoder_segment_ids"),
-            batch.get("decoder_segment_ids"),
-            batch.get("encoder_positions"),
-            batch.get("decoder_positions"),
-            enable_dropout=use_dropout,
+            batch,
+            use_dropout,
             rngs={"dropout": key} if use_dropout else None,
+            method=_decoder_output,
         )
-        token_loss, parts = loss_fn(logits, batch)
+        head = _head(params, config)
         weights = batch["decoder_loss_weights"].astype(jnp.float32)
-        total = jnp.sum(token_loss * weights)
+        if num_loss_chunks == 1:
+            token_loss, parts = loss_fn(project(head, hidden), batch)
+            total = jnp.sum(token_loss * weights)
+        else:
+            total, parts = chunked_sum(
+                loss_fn, project, head, hidden, batch, weights, num_loss_chunks
+            )
         return total, _sums(total, parts, weights, batch)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -164,6 +172,27 @@ def weigh_microbatches_alike(batch: Batch, num_microbatches: int) -> dict[str, A
     scale = jnp.sum(counts) / num_microbatches / jnp.maximum(counts, 1.0)
     of_each = jnp.broadcast_to(scale, of_row.shape).reshape(-1, 1)
     return {**batch, "decoder_loss_weights": weights * of_each}
+
+
+def _decoder_output(model: network.Transformer, batch: Batch, use_dropout: bool) -> jax.Array:
+    """Returns the hidden states [B, L, D] that `Transformer.logits` maps to the vocabulary."""
+    inputs, segments = batch["encoder_input_tokens"], batch.get("encoder_segment_ids")
+    return model.decode_hidden(
+        model.encode(inputs, segments, use_dropout),
+        inputs,
+        batch["decoder_input_tokens"],
+        batch["decoder_target_tokens"],
+        segments,
+        batch.get("decoder_segment_ids"),
+        use_dropout,
+    )
+
+
+def _head(params: Any, config: network.T5Config) -> dict[str, Any]:
+    """Returns the part of `params` that `Transformer.logits` reads."""
+    if config.logits_via_embedding:
+        return {"token_embedder": params["token_embedder"]}
+    return {"decoder": {"logits_dense": params["decoder"]["logits_dense"]}}
 
 
 def _accumulate(

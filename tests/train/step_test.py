@@ -1,0 +1,111 @@
+"""The step: loss in chunks, one compilation, bfloat16, donation."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cotdistill_jax import losses, network, partitioning
+from cotdistill_jax.checkpoints import TrainState
+from cotdistill_jax.train import step
+
+CONFIG = network.T5Config(
+    vocab_size=64,
+    emb_dim=16,
+    num_heads=2,
+    head_dim=8,
+    mlp_dim=32,
+    num_encoder_layers=1,
+    num_decoder_layers=1,
+)
+
+
+def _batch(seed: int = 0) -> dict[str, np.ndarray]:
+    """Four packed rows of 12 positions, two segments each, every other row without a teacher."""
+    rng = np.random.default_rng(seed)
+    tokens = {
+        name: rng.integers(2, CONFIG.vocab_size, (4, 12)).astype(np.int32)
+        for name in ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens")
+    }
+    segments = np.repeat([[1] * 6 + [2] * 6], 4, axis=0).astype(np.int32)
+    probs = rng.dirichlet(np.ones(6), (4, 12))[..., :5].astype(np.float32)
+    probs[::2] = 0
+    return tokens | {
+        "encoder_segment_ids": segments,
+        "decoder_segment_ids": segments,
+        "decoder_loss_weights": np.ones((4, 12), np.int32),
+        "decoder_teacher_ids": np.argsort(rng.random((4, 12, 64)))[..., :5].astype(np.int32),
+        "decoder_teacher_probs": probs,
+    }
+
+
+def _steps(
+    config: network.T5Config,
+    num_steps: int,
+    optimizer: optax.GradientTransformation | None = None,
+    seed_of_batch: int | None = 0,
+    **options: int,
+) -> tuple[TrainState, list[float], step.StepFn]:
+    """Returns the state, the losses and the compiled function after `num_steps` steps."""
+    optimizer = optimizer or optax.sgd(0.1)
+    mesh = partitioning.make_mesh()
+    train_step = step.make_train_step(
+        mesh, config, losses.distribution_matching, optimizer, **options
+    )
+    state = step.init_state(mesh, config, optimizer, seed=0)
+    found = []
+    for number in range(num_steps):
+        rows = _batch(number if seed_of_batch is None else seed_of_batch)
+        state, metrics = train_step(state, step.put_batch(mesh, rows))
+        found.append(float(metrics["loss"]))
+    return state, found, train_step
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_loss_in_chunks_gives_the_same_loss_and_parameters(tied):
+    config = dataclasses.replace(CONFIG, logits_via_embedding=tied)
+    whole, whole_losses, _ = _steps(config, 2)
+    chunked, chunked_losses, _ = _steps(config, 2, num_loss_chunks=4, num_microbatches=2)
+    # float32 sums in another order
+    np.testing.assert_allclose(chunked_losses, whole_losses, rtol=2e-6)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2e-6),
+        chunked.params,
+        whole.params,
+    )
+
+
+def test_chunks_that_do_not_divide_the_targets_are_refused():
+    with pytest.raises(ValueError, match="num_chunks 5 does not divide the 12 target positions"):
+        _steps(CONFIG, 1, num_loss_chunks=5)
+
+
+def test_nothing_is_compiled_again_after_the_first_step():
+    _, _, train_step = _steps(CONFIG, 4, seed_of_batch=None)
+    assert train_step._cache_size() == 1
+
+
+def test_the_state_given_to_a_step_is_donated():
+    mesh = partitioning.make_mesh()
+    optimizer = optax.adamw(1e-3)
+    state = step.init_state(mesh, CONFIG, optimizer, seed=0)
+    train_step = step.make_train_step(mesh, CONFIG, losses.sample_matching, optimizer)
+    batch = step.put_batch(mesh, _batch())
+    aliased = train_step.lower(state, batch).compile().memory_analysis().alias_size_in_bytes
+    assert aliased >= sum(leaf.nbytes for leaf in jax.tree.leaves((state.params, state.opt_state)))
+    train_step(state, batch)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
+
+
+def test_bfloat16_activations_learn_with_float32_parameters():
+    config = dataclasses.replace(CONFIG, dtype="bfloat16", remat="dots")
+    state, found, _ = _steps(config, 30, optax.adamw(1e-2))
+    assert np.isfinite(found).all()
+    assert found[-1] < 0.8 * found[0]
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
+    _, exact, _ = _steps(CONFIG, 30, optax.adamw(1e-2))
+    # bfloat16 has 8 bits of mantissa; thirty steps apart
+    assert found[-1] == pytest.approx(exact[-1], rel=0.05)
