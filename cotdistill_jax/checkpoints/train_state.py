@@ -3,6 +3,8 @@
     model_dir/checkpoint_N/
       state/     Orbax (OCDBT): {"target": parameters, "state": {"step", "param_states": optimizer state}}
       dataset/   train_ds-000-of-001, the position of the input pipeline, which is the same on every host
+      notes/     JSON: what else the runner must remember (T5X neither writes nor reads it)
+      metrics/   JSON: results of an evaluation at this step, by which the best checkpoints are kept
 
 A checkpoint appears under its name only when it is whole: Orbax writes to a temporary name and renames. The random
 state of a run is its seed and its step (keys are folded from them), so both are covered.
@@ -20,11 +22,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from flax import serialization, traverse_util
+from orbax.checkpoint import checkpoint_managers as preservation
 
 from cotdistill_jax import network
 
 STEP_PREFIX = "checkpoint"
-_STATE, _DATASET = "state", "dataset"
+_STATE, _DATASET, _NOTES = "state", "dataset", "notes"
 _POSITION_FILE = "train_ds-000-of-001"
 
 Tree = dict[str, Any]
@@ -93,15 +96,25 @@ class DataPositionArgs(ocp.args.CheckpointArgs):
 class TrainCheckpoints:
     """Saves and restores the checkpoints of one run folder; use as a context manager."""
 
-    def __init__(self, model_dir: str | os.PathLike[str], keep: int | None = None) -> None:
+    def __init__(
+        self,
+        model_dir: str | os.PathLike[str],
+        keep: int | None = None,
+        keep_best: int = 0,
+        best_metric: str | None = None,
+        keep_every_hours: float | None = None,
+    ) -> None:
         """Opens `model_dir`, removing what an interrupted save left there.
 
         Args:
           model_dir: the run folder, made where missing.
           keep: how many of the newest checkpoints stay; None keeps all.
+          keep_best: how many stay besides because `best_metric` was highest.
+          best_metric: name in the metrics given to `save`.
+          keep_every_hours: besides, one stays per so many hours.
         """
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
+            preservation_policy=_retention(keep, keep_best, best_metric, keep_every_hours),
             step_prefix=STEP_PREFIX,
             cleanup_tmp_directories=True,
             create=True,
@@ -109,7 +122,11 @@ class TrainCheckpoints:
         self._manager = ocp.CheckpointManager(
             epath.Path(model_dir).absolute(),
             options=options,
-            item_handlers={_STATE: ocp.PyTreeCheckpointHandler(), _DATASET: DataPositionHandler()},
+            item_handlers={
+                _STATE: ocp.PyTreeCheckpointHandler(),
+                _DATASET: DataPositionHandler(),
+                _NOTES: ocp.JsonCheckpointHandler(),
+            },
         )
 
     def __enter__(self) -> "TrainCheckpoints":
@@ -125,15 +142,44 @@ class TrainCheckpoints:
         """Returns the newest whole step, or None where there is no checkpoint."""
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, position: DataPosition) -> None:
-        """Starts writing a checkpoint; training may go on while the arrays, already copied, are written."""
-        args = ocp.args.Composite(
-            **{
-                _STATE: ocp.args.PyTreeSave(_to_tree(state)),
-                _DATASET: DataPositionArgs(position),
-            }
+    def save(
+        self,
+        state: TrainState,
+        position: DataPosition,
+        notes: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Starts writing a checkpoint; training may go on while the arrays, already copied, are written.
+
+        Args:
+          state: what to save.
+          position: the input pipeline.
+          notes: JSON values that `notes` returns.
+          metrics: results of an evaluation at this step.
+        """
+        items: dict[str, ocp.args.CheckpointArgs] = {
+            _STATE: ocp.args.PyTreeSave(_to_tree(state)),
+            _DATASET: DataPositionArgs(position),
+        }
+        if notes is not None:
+            items[_NOTES] = ocp.args.JsonSave(dict(notes))
+        args = ocp.args.Composite(**items)
+        self._manager.save(
+            int(state.step), args=args, metrics=metrics and dict(metrics), force=True
         )
-        self._manager.save(int(state.step), args=args, force=True)
+
+    def notes(self, step: int) -> dict[str, Any] | None:
+        """Returns the notes of a checkpoint; None where it has none, as one of T5X."""
+        path = self._manager.directory / f"{STEP_PREFIX}_{step}" / _NOTES
+        if not path.exists():
+            return None
+        args = ocp.args.Composite(**{_NOTES: ocp.args.JsonRestore()})
+        found: dict[str, Any] = self._manager.restore(step, args=args)[_NOTES]
+        return found
+
+    def check(self) -> None:
+        """Raises what went wrong in a save that has ended, without waiting for one under way."""
+        self._manager.check_for_errors()
 
     def wait(self) -> None:
         """Waits until the last save is on disk; raises what went wrong in it."""
@@ -164,6 +210,23 @@ class TrainCheckpoints:
             ),
         )
         return _from_tree(restored[_STATE], like)
+
+
+def _retention(
+    keep: int | None, keep_best: int, best_metric: str | None, keep_every_hours: float | None
+) -> preservation.PreservationPolicy:
+    policies: list[preservation.PreservationPolicy] = [preservation.LatestN(keep)]
+    if keep_best:
+        policies.append(
+            preservation.BestN(
+                get_metric_fn=lambda metrics: metrics[best_metric],
+                n=keep_best,
+                keep_checkpoints_without_metrics=False,
+            )
+        )
+    if keep_every_hours is not None:
+        policies.append(preservation.EveryNSeconds(round(keep_every_hours * 3600)))
+    return preservation.AnyPreservationPolicy(policies)
 
 
 def list_steps(model_dir: str | os.PathLike[str]) -> list[int]:

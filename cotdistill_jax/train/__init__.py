@@ -8,7 +8,12 @@
 | `optimizers.py` | Optax chains and schedules that gin files bind |
 | `evaluation.py` | accuracy during training, through SeqIO's evaluator |
 | `metrics_log.py` | JSON Lines, TensorBoard, progress bar |
-| `run_folder.py` | configuration, versions and data counts beside the checkpoints |
+| `window.py` | the steps between two lines of metrics: means, spikes, NaN |
+| `incidents.py` | batches worth a look, as text |
+| `run_folder.py` | configuration, versions, devices and data beside the checkpoints |
+| `config_changes.py` | what differs between a folder's configuration and a new one |
+| `run_lock.py` | one run per folder |
+| `stopping.py` | SIGTERM and SIGINT |
 | `gin_config.py` | gin files and `--gin.X=Y` as T5X reads them |
 
 `step.py` imports no TensorFlow; so this table of contents imports nothing.

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 import gin
+import jax
 import seqio
 from absl import app, flags, logging
 
@@ -31,6 +32,17 @@ _TFDS = flags.DEFINE_string(
 _CACHES = flags.DEFINE_list(
     "seqio_additional_cache_dirs", [], "Folders with SeqIO's offline caches."
 )
+_ALLOW = flags.DEFINE_bool(
+    "allow_config_changes", False, "Continue a folder although its run was configured otherwise."
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator_address", None, "Host and port of process 0, for a run of several processes."
+)
+_COUNT = flags.DEFINE_integer("process_count", None, "Number of processes of the run.")
+_INDEX = flags.DEFINE_integer("process_index", None, "This process, from 0.")
+_MULTIHOST = flags.DEFINE_bool(
+    "multihost", False, "Several processes that find each other (Cloud TPU, Slurm)."
+)
 
 
 def main() -> None:
@@ -39,6 +51,10 @@ def main() -> None:
 
     def run(unparsed: Sequence[str]) -> None:
         logging.set_verbosity(_VERBOSITY.value)
+        if _COORDINATOR.value:
+            jax.distributed.initialize(_COORDINATOR.value, _COUNT.value, _INDEX.value)
+        elif _MULTIHOST.value:
+            jax.distributed.initialize()
         if len(unparsed) > 1:
             raise app.UsageError(f"train: unexpected arguments {list(unparsed[1:])}")
         if _TFDS.value:
@@ -47,10 +63,9 @@ def main() -> None:
         for module in _MODULES.value:
             importlib.import_module(module)
         gin_config.parse(_FILES.value, bindings, _PATHS.value)
-        # Written first, so that even a run that fails at once says how it was configured.
-        folder = run_folder.prepare(gin.query_parameter("MODEL_DIR/macro.value"))
-        run_folder.write_description(folder, gin.config_str(), sys.argv)
-        result = gin.get_configurable(loop.train)()
+        description = run_folder.Description(gin.config_str(), sys.argv, _ALLOW.value)
+        result = gin.get_configurable(loop.train)(description=description)
+        folder = gin.query_parameter("MODEL_DIR/macro.value")
         ending = "done" if result.finished else "stopped; run the same command to continue"
         print(f"train: {ending} after step {result.step}: {folder}")
 

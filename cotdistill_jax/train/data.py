@@ -7,13 +7,16 @@ scripts/benchmark_packing.py) instead of its share.
 
 import difflib
 import os
+import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import seqio
 import tensorflow as tf
 from clu.data import dataset_iterator
 
 from cotdistill_jax import features, network
+from cotdistill_jax.teacher.shards import file_sha256
 
 
 def train_iterator(
@@ -74,9 +77,13 @@ def check_registered(name: str) -> None:
 
 def vocabulary_of(mixture_or_task_name: str) -> tuple[str, int]:
     """Returns the SentencePiece file and the number of extra ids of a task's or mixture's targets."""
-    provider = seqio.get_mixture_or_task(mixture_or_task_name)
-    vocabulary = provider.output_features["targets"].vocabulary
-    return os.fspath(vocabulary.sentencepiece_model_file), vocabulary.extra_ids
+    found = vocabulary(mixture_or_task_name)
+    return os.fspath(found.sentencepiece_model_file), found.extra_ids
+
+
+def vocabulary(mixture_or_task_name: str) -> seqio.Vocabulary:
+    """Returns the vocabulary of a task's or mixture's targets."""
+    return seqio.get_mixture_or_task(mixture_or_task_name).output_features["targets"].vocabulary
 
 
 def check_vocabulary(mixture_or_task_name: str, config: network.T5Config) -> None:
@@ -85,8 +92,7 @@ def check_vocabulary(mixture_or_task_name: str, config: network.T5Config) -> Non
     Raises:
       ValueError: the vocabulary is larger than the network's.
     """
-    provider = seqio.get_mixture_or_task(mixture_or_task_name)
-    size = provider.output_features["targets"].vocabulary.vocab_size
+    size = vocabulary(mixture_or_task_name).vocab_size
     if size > config.vocab_size:
         raise ValueError(
             f"train: {mixture_or_task_name} has a vocabulary of {size} ids, the network {config.vocab_size}; "
@@ -117,6 +123,29 @@ def count_overlong(
                 f"{report.targets.maximum}; raise TASK_FEATURE_LENGTHS"
             )
     return reports
+
+
+def manifest(mixture_or_task_name: str) -> dict[str, dict[str, Any]]:
+    """Returns, per task, the source of its `train` split and the checksum of every file that it reads."""
+    provider = seqio.get_mixture_or_task(mixture_or_task_name)
+    tasks = provider.tasks if isinstance(provider, seqio.Mixture) else [provider]
+    checksums: dict[str, str] = {}
+    for task in tasks:
+        for file in task.source.list_shards("train"):
+            if file not in checksums and os.path.isfile(file):
+                checksums[file] = file_sha256(pathlib.Path(file))
+    return {
+        task.name: {
+            "source": type(task.source).__name__,
+            "examples": task.source.num_input_examples("train"),
+            "sha256": {
+                pathlib.Path(file).name: checksums[file]
+                for file in task.source.list_shards("train")
+                if file in checksums
+            },
+        }
+        for task in tasks
+    }
 
 
 def keep_tensorflow_off_accelerators() -> None:

@@ -6,7 +6,7 @@
 """
 
 import difflib
-import importlib.util  # gin 0.5.0 uses it without importing it
+import importlib.util  # noqa: F401  (gin 0.5.0 uses it without importing it)
 import os
 import pathlib
 import re
@@ -19,8 +19,6 @@ import cotdistill_jax
 CHECKOUT = pathlib.Path(cotdistill_jax.__file__).parents[1]
 _MACRO_USE = re.compile(r"%([A-Za-z_]\w*)")
 _MACRO_BINDING = re.compile(r"^([A-Z][A-Z0-9_]*)\s*=", re.MULTILINE)
-
-assert importlib.util
 
 
 def split_bindings(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

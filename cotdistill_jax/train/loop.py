@@ -4,24 +4,31 @@
 its last whole checkpoint stands: parameters, optimizer, step (hence schedule and dropout keys) and data position.
 """
 
+import contextlib
+import dataclasses
 import os
-import signal
-import threading
-import time
+import pathlib
 from collections.abc import Callable, Mapping
-from types import FrameType
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 import optax
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from cotdistill_jax import network, partitioning
-from cotdistill_jax.checkpoints import TrainCheckpoints, TrainState, initial, write_model_files
+from cotdistill_jax.checkpoints import (
+    TrainCheckpoints,
+    TrainState,
+    initial,
+    list_steps,
+    write_model_files,
+)
 from cotdistill_jax.losses import LossFn, sample_matching
-from cotdistill_jax.train import data, run_folder, step
-from cotdistill_jax.train.metrics_log import MetricsLog
+from cotdistill_jax.train import config_changes, data, run_folder, run_lock, step, stopping
+from cotdistill_jax.train.metrics_log import MetricsLog, read_metrics
+from cotdistill_jax.train.window import NonFiniteLossError, OnNonfinite, Window
 
 EvaluateFn = Callable[[network.T5Config, Any, int], Mapping[str, float]]
 
@@ -38,8 +45,17 @@ class Result(NamedTuple):
     finished: bool
 
 
-class NonFiniteLossError(FloatingPointError):
-    """The loss or the gradient is NaN or infinite; the last checkpoint is from before."""
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """When a run does what: numbers of steps."""
+
+    total: int
+    log_period: int
+    save_period: int
+    eval_period: int | None
+
+    def due(self, done: int, period: int | None) -> bool:
+        return period is not None and (done % period == 0 or done == self.total)
 
 
 def train(
@@ -65,15 +81,22 @@ def train(
     save_period: int = 1000,
     save_initial: bool = False,
     keep_checkpoints: int | None = 3,
+    keep_best: int = 0,
+    keep_best_metric: str | None = None,
+    keep_every_hours: float | None = None,
+    on_nonfinite: OnNonfinite = "stop",
     eval_period: int | None = None,
     evaluate: EvaluateFn | None = None,
     count_examples: int | None = 20_000,
     tensorboard: bool = True,
     progress: bool = True,
+    compilation_cache_dir: str | None = None,
+    description: run_folder.Description | None = None,
 ) -> Result:
     """Trains, or continues to train, the network in `model_dir`; returns how far it came.
 
-    SIGTERM and SIGINT end the run after the step under way: a checkpoint is saved, and the next call continues.
+    SIGTERM and SIGINT end the run after the step under way, in the middle of an evaluation at once: a checkpoint is
+    saved, and the next call continues. With several processes each calls it with the same arguments.
 
     Args:
       model_dir: the run folder.
@@ -97,85 +120,254 @@ def train(
       save_period: steps between checkpoints; the last step is always saved.
       save_initial: whether to save a checkpoint before the first step, to evaluate what training adds.
       keep_checkpoints: newest checkpoints that stay; None keeps all.
+      keep_best: checkpoints that stay besides, those with the highest `keep_best_metric`.
+      keep_best_metric: name among what `evaluate` returns; only checkpoints at evaluated steps have it.
+      keep_every_hours: besides, one checkpoint per so many hours stays.
+      on_nonfinite: at a NaN or infinite loss or gradient: "stop" the run, or "skip" that step. Either way the batch is
+        written to `incidents/`.
       eval_period: steps between evaluations; None: none.
       evaluate: (network_config, params, step) -> scalars, see `train.evaluation`.
       count_examples: examples per task that are measured against the feature lengths first; None: all, 0: none.
       tensorboard: whether to write TensorBoard events.
       progress: whether to show a progress bar.
+      compilation_cache_dir: folder of JAX's compilation cache, so that a restart does not compile again; None: none.
+      description: how the run was asked for, to be compared with the folder and written there; None: nothing is.
 
     Raises:
       ValueError: what does not fit together: mesh, batch, vocabulary, lengths, an earlier run of the folder.
-      NonFiniteLossError: NaN or infinite loss or gradient; names the step and the checkpoint to go back to.
-      OSError: the folder can't be written.
+      NonFiniteLossError: NaN or infinite loss or gradient; names the step and the file with its batch.
+      FolderInUseError: another process trains in the folder; names it.
+      OSError: the folder can't be written, or no longer.
     """
+    if on_nonfinite not in ("stop", "skip"):
+        raise ValueError(f"train: on_nonfinite is {on_nonfinite!r}; allowed are 'stop' and 'skip'")
+    if compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(compilation_cache_dir))
+    first_host = jax.process_index() == 0
     folder = run_folder.prepare(model_dir)
-    data.keep_tensorflow_off_accelerators()
-    mesh = partitioning.make_mesh(mesh_shape)
-    partitioning.check_mesh(mesh, network_config, batch_size, num_microbatches)
-    data.check_registered(mixture_or_task_name)
-    data.check_vocabulary(mixture_or_task_name, network_config)
-    write_model_files(folder, network_config, *data.vocabulary_of(mixture_or_task_name))
-    iterator = data.train_iterator(
-        mixture_or_task_name,
-        task_feature_lengths,
-        batch_size,
-        seed=data_seed,
-        pack=pack,
-        use_cached=use_cached,
-    )
-    train_step = step.make_train_step(
-        mesh,
-        network_config,
-        loss_fn,
-        optimizer,
-        num_microbatches,
-        seed,
-        weigh_alike=weigh_microbatches_alike,
-    )
+    lock = run_lock.hold(folder) if first_host else contextlib.nullcontext()
+    with lock, stopping.StopSignal() as stop:
+        data.keep_tensorflow_off_accelerators()
+        mesh = partitioning.make_mesh(mesh_shape)
+        partitioning.check_mesh(mesh, network_config, batch_size, num_microbatches)
+        data.check_registered(mixture_or_task_name)
+        data.check_vocabulary(mixture_or_task_name, network_config)
+        vocabulary_file, extra_ids = data.vocabulary_of(mixture_or_task_name)
+        changes: list[config_changes.Change] = []
+        manifest = data.manifest(mixture_or_task_name)
+        if first_host:
+            write_model_files(folder, network_config, vocabulary_file, extra_ids)
+            if description:
+                before = max(list_steps(folder), default=0)
+                changes = run_folder.changes(folder, description, manifest, before)
+        _wait_for_all_hosts("folder")
+        iterator = data.train_iterator(
+            mixture_or_task_name,
+            task_feature_lengths,
+            batch_size,
+            seed=data_seed,
+            pack=pack,
+            use_cached=use_cached,
+        )
+        train_step = step.make_train_step(
+            mesh,
+            network_config,
+            loss_fn,
+            optimizer,
+            num_microbatches,
+            seed,
+            skip_nonfinite=on_nonfinite == "skip",
+            weigh_alike=weigh_microbatches_alike,
+        )
 
-    def start() -> TrainState:
-        if initial_checkpoint is None:
-            return step.init_state(mesh, network_config, optimizer, seed)
-        vocabulary_file, _ = data.vocabulary_of(mixture_or_task_name)
-        params, said = initial.read(initial_checkpoint, network_config, vocabulary_file)
-        print(f"train: {said}")
-        return step.init_state(mesh, network_config, optimizer, seed, params)
+        def start() -> TrainState:
+            if initial_checkpoint is None:
+                return step.init_state(mesh, network_config, optimizer, seed)
+            params, said = initial.read(initial_checkpoint, network_config, vocabulary_file)
+            print(f"train: {said}")
+            return step.init_state(mesh, network_config, optimizer, seed, params)
 
-    with TrainCheckpoints(folder, keep_checkpoints) as checkpoints, _StopSignal() as stop:
-        state = _restore(mesh, network_config, optimizer, checkpoints, iterator) or start()
-        first = int(state.step)
-        if first == 0 and count_examples != 0:
-            reports = data.count_overlong(
-                mixture_or_task_name, task_feature_lengths, count_examples, data_seed, use_cached
-            )
-            run_folder.write_data_counts(folder, reports)
-        if save_initial and checkpoints.latest_step() is None:
-            checkpoints.save(state, iterator)
-        with MetricsLog(
-            folder, first, total_steps, tensorboard=tensorboard, progress=progress
-        ) as log:
-            if first:
-                log.say(f"train: continuing {folder} after step {first} of {total_steps}")
-            window = _Window(log, learning_rate_schedule)
-            done = first
-            while done < total_steps and not stop.requested:
-                state, metrics = train_step(state, step.put_batch(mesh, next(iterator)))
-                done += 1
-                window.add(metrics)
-                if done % log_period == 0 or done == total_steps:
-                    window.close(done)
-                if done % save_period == 0 or done == total_steps:
-                    window.check(done)
-                    checkpoints.save(state, iterator)
-                if evaluate and eval_period and (done % eval_period == 0 or done == total_steps):
-                    log.write(done, evaluate(network_config, state.params, done))
-                    window.restart_clock()
-            if done < total_steps:
-                window.check(done)
-                if done > (checkpoints.latest_step() or 0):
-                    checkpoints.save(state, iterator)
-                log.say(f"train: stopped by {stop.name} after step {done} of {total_steps}, saved")
+        with TrainCheckpoints(
+            folder, keep_checkpoints, keep_best, keep_best_metric, keep_every_hours
+        ) as checkpoints:
+            state = _restore(mesh, network_config, optimizer, checkpoints, iterator) or start()
+            first = int(state.step)
+            notes = checkpoints.notes(first) if first else None
+            if first == 0 and count_examples != 0:
+                reports = data.count_overlong(
+                    mixture_or_task_name,
+                    task_feature_lengths,
+                    count_examples,
+                    data_seed,
+                    use_cached,
+                )
+                if first_host:
+                    run_folder.write_data_counts(folder, reports)
+            if description and first_host:
+                run_folder.write_description(folder, description, manifest, first, mesh, changes)
+            with MetricsLog(
+                folder,
+                first,
+                total_steps,
+                tensorboard=tensorboard,
+                progress=progress,
+                first_host=first_host,
+            ) as log:
+                for line in _greeting(folder, first, total_steps, mesh, notes, changes):
+                    log.say(line)
+                loop = _Loop(
+                    mesh=mesh,
+                    config=network_config,
+                    train_step=train_step,
+                    iterator=iterator,
+                    evaluate=evaluate,
+                    plan=_Plan(total_steps, log_period, save_period, eval_period),
+                    folder=folder,
+                    checkpoints=checkpoints,
+                    log=log,
+                    window=Window(
+                        folder,
+                        log,
+                        data.vocabulary(mixture_or_task_name),
+                        learning_rate_schedule,
+                        on_nonfinite,
+                        notes and notes["window"],
+                    ),
+                    stop=stop,
+                    keep_best_metric=keep_best_metric if keep_best else None,
+                )
+                if save_initial and first == 0 and checkpoints.latest_step() is None:
+                    loop.save(state, {})
+                done = loop.run(state)
     return Result(done, done == total_steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Loop:
+    """The parts that every step needs."""
+
+    mesh: Mesh
+    config: network.T5Config
+    train_step: step.StepFn
+    iterator: Any
+    evaluate: EvaluateFn | None
+    plan: _Plan
+    folder: pathlib.Path
+    checkpoints: TrainCheckpoints
+    log: MetricsLog
+    window: Window
+    stop: stopping.StopSignal
+    keep_best_metric: str | None
+
+    def run(self, state: TrainState) -> int:
+        """Trains to the end, or until a signal; returns the steps done."""
+        plan, done = self.plan, int(state.step)
+        if done and self._evaluation_is_due(done) and not self._was_evaluated(done):
+            self._evaluate(state, done)
+        while done < plan.total and not self.stop.requested(done):
+            batch = next(self.iterator)
+            state, metrics = self.train_step(state, step.put_batch(self.mesh, batch))
+            done += 1
+            self.window.add(done, metrics, batch)
+            if plan.due(done, plan.log_period):
+                self.window.close(done)
+                self.checkpoints.check()
+            results: Mapping[str, float] = {}
+            try:
+                if self._evaluation_is_due(done):
+                    results = self._evaluate(state, done)
+            finally:
+                if plan.due(done, plan.save_period):
+                    self.save(state, results)
+        if done < plan.total:
+            if done > (self.checkpoints.latest_step() or 0):
+                self.save(state, {})
+            self.checkpoints.wait()
+            self.log.say(
+                f"train: stopped by {self.stop.name} after step {done} of {plan.total}; its checkpoint is saved"
+            )
+        return done
+
+    def save(self, state: TrainState, results: Mapping[str, float]) -> None:
+        """Starts to save a checkpoint of parameters that are seen to be finite."""
+        notes = {"window": self.window.notes(), "topology": _topology(self.mesh)}
+        if not bool(_all_finite(state.params)):
+            raise NonFiniteLossError(
+                f"train: a parameter is NaN or infinite after step {int(state.step)}, though its loss and gradient were "
+                "not; no checkpoint was written since. Lower LEARNING_RATE, or look at the schedule"
+            )
+        self.checkpoints.save(state, self.iterator, notes, results)
+
+    def _evaluation_is_due(self, done: int) -> bool:
+        return self.evaluate is not None and self.plan.due(done, self.plan.eval_period)
+
+    def _was_evaluated(self, done: int) -> bool:
+        """Whether the results of step `done` are in the log; they are not where a signal or a kill ended the evaluation."""
+        lines = read_metrics(self.folder)
+        return any(line["step"] == done and "num_target_tokens" not in line for line in lines)
+
+    def _evaluate(self, state: TrainState, done: int) -> Mapping[str, float]:
+        """Evaluates and logs; returns the results, none where a signal came first."""
+        assert self.evaluate is not None
+        self.window.pause_clock()
+        params = state.params
+        if jax.process_count() > 1:
+            params = multihost_utils.process_allgather(params, tiled=True)
+        try:
+            with self.stop.raising():
+                results = self.evaluate(self.config, params, done)
+        except stopping.StopRequestedError:
+            return {}
+        self.log.write(done, results)
+        self.window.restart_clock()
+        if self.keep_best_metric and self.keep_best_metric not in results:
+            raise ValueError(
+                f"train: KEEP_BEST_METRIC {self.keep_best_metric!r} is not among the results of the evaluation: "
+                f"{', '.join(sorted(results))}"
+            )
+        return results
+
+
+@jax.jit
+def _all_finite(params: Any) -> jax.Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]))
+
+
+def _topology(mesh: Mesh) -> dict[str, Any]:
+    return {
+        "num_hosts": jax.process_count(),
+        "mesh": dict(mesh.shape),
+        "device_kind": jax.devices()[0].device_kind,
+    }
+
+
+def _greeting(
+    folder: pathlib.Path,
+    first: int,
+    total: int,
+    mesh: Mesh,
+    notes: Mapping[str, Any] | None,
+    changes: list[config_changes.Change],
+) -> list[str]:
+    """Returns what a user should know about a run that continues."""
+    if not first:
+        return []
+    lines = [f"train: continuing {folder} after step {first} of {total}"]
+    if changes:
+        lines.append(f"train: changed since its last start: {'; '.join(map(str, changes))}")
+    now = _topology(mesh)
+    before = notes["topology"] if notes else now
+    if before != now:
+        lines.append(
+            f"train: the checkpoint is from {before}, this run has {now}: the batches are the same, in the same order, "
+            "but sums run in another order, so that numbers agree to float32 rounding only"
+        )
+    return lines
+
+
+def _wait_for_all_hosts(name: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
 
 
 def _restore(
@@ -197,75 +389,3 @@ def _restore(
         shardings,
     )
     return checkpoints.restore(newest, like, iterator)
-
-
-class _Window:
-    """Metrics of the steps since the last log line; they stay on the device until the line is written."""
-
-    def __init__(self, log: MetricsLog, schedule: optax.Schedule | None) -> None:
-        self._log = log
-        self._schedule = schedule
-        self._metrics: list[step.Metrics] = []
-        self.restart_clock()
-
-    def restart_clock(self) -> None:
-        self._since = time.monotonic()
-
-    def add(self, metrics: step.Metrics) -> None:
-        self._metrics.append(metrics)
-
-    def check(self, done: int) -> list[dict[str, float]]:
-        """Fetches the metrics and raises at the first step whose loss or gradient is not finite."""
-        fetched = [{k: float(v) for k, v in m.items()} for m in jax.device_get(self._metrics)]
-        for number, values in enumerate(fetched, start=done - len(fetched) + 1):
-            if not (np.isfinite(values["loss"]) and np.isfinite(values["grad_norm"])):
-                raise NonFiniteLossError(
-                    f"train: loss {values['loss']}, gradient norm {values['grad_norm']} at step {number}; no "
-                    "checkpoint was written since. Lower LEARNING_RATE, raise WARMUP_STEPS or clip the gradient"
-                )
-        return fetched
-
-    def close(self, done: int) -> None:
-        """Writes the line of the window that ends with step `done` and starts the next window."""
-        fetched = self.check(done)
-        seconds = time.monotonic() - self._since
-        tokens = sum(m["num_target_tokens"] + m["num_input_tokens"] for m in fetched)
-        scalars = {
-            name: float(
-                (np.sum if name.startswith("num_") else np.mean)([m[name] for m in fetched])
-            )
-            for name in fetched[0]
-        }
-        scalars["steps_per_second"] = len(fetched) / seconds
-        scalars["tokens_per_second"] = tokens / seconds
-        if self._schedule is not None:
-            scalars["learning_rate"] = float(self._schedule(done - 1))
-        self._log.write(done, scalars)
-        self._log.advance(done, scalars["loss"], scalars["tokens_per_second"])
-        self._metrics = []
-        self.restart_clock()
-
-
-class _StopSignal:
-    """Turns SIGTERM and SIGINT into a flag while a run lasts; a second SIGINT ends at once."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self.name = ""
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> "_StopSignal":
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._request)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _request(self, number: int, frame: FrameType | None) -> None:
-        if self.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.requested = True
-        self.name = signal.Signals(number).name

@@ -1,19 +1,23 @@
 """Where the numbers of a run go: `metrics.jsonl`, TensorBoard and a progress bar.
 
 `metrics.jsonl` has one line per logged step, {"step": ..., "loss": ..., ...}. A run that continues from step N first
-removes the lines after N, which the interrupted run had written and the new one writes again.
+removes what the interrupted run had written after N, from the lines and from TensorBoard's events, as it writes them again.
+A line is on disk before the checkpoint of its step, so none is missing either.
 """
 
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Self
 
+import tensorflow as tf
 from clu import metric_writers
+from tensorboard.compat.proto import event_pb2
 from tqdm import tqdm
 
 METRICS_FILE = "metrics.jsonl"
+EVENTS_FOLDER = "tensorboard"
 
 
 class MetricsLog:
@@ -27,6 +31,7 @@ class MetricsLog:
         *,
         tensorboard: bool = True,
         progress: bool = True,
+        first_host: bool = True,
     ) -> None:
         """Opens the files of a run that stands at `first_step`.
 
@@ -36,20 +41,26 @@ class MetricsLog:
           total_steps: length of the run, for the bar's remaining time.
           tensorboard: whether to write TensorBoard events.
           progress: whether to show the bar.
+          first_host: whether this host writes and shows anything at all.
         """
         folder = pathlib.Path(model_dir)
-        self._path = folder / METRICS_FILE
-        _drop_lines_after(self._path, first_step)
-        self._file = self._path.open("a", encoding="utf-8")
-        events = os.fspath(folder / "tensorboard")
-        self._events = metric_writers.SummaryWriter(events) if tensorboard else None
+        events = folder / EVENTS_FOLDER
+        path = folder / METRICS_FILE if first_host else pathlib.Path(os.devnull)
+        if first_host:
+            _drop_lines_after(path, first_step)
+            _drop_events_after(events, first_step)
+        self._first_host = first_host
+        self._file = path.open("a", encoding="utf-8")
+        self._events = (
+            metric_writers.SummaryWriter(os.fspath(events)) if tensorboard and first_host else None
+        )
         self._bar = tqdm(
             total=total_steps,
             initial=first_step,
             desc="train",
             unit="step",
             dynamic_ncols=True,
-            disable=not progress,
+            disable=not (progress and first_host),
             mininterval=1.0,
         )
 
@@ -75,14 +86,16 @@ class MetricsLog:
         """Writes one line, on disk when this returns."""
         self._file.write(json.dumps({"step": step, **scalars}) + "\n")
         self._file.flush()
-        os.fsync(self._file.fileno())
+        if self._first_host:
+            os.fsync(self._file.fileno())
         if self._events is not None:
             self._events.write_scalars(step, scalars)
             self._events.flush()
 
     def say(self, text: str) -> None:
         """Prints a line above the bar."""
-        self._bar.write(text)
+        if self._first_host:
+            self._bar.write(text)
 
 
 def read_metrics(model_dir: str | os.PathLike[str]) -> list[dict[str, float]]:
@@ -101,3 +114,29 @@ def _drop_lines_after(path: pathlib.Path, step: int) -> None:
     partial = path.with_suffix(".part")
     partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
     partial.replace(path)
+
+
+def _drop_events_after(folder: pathlib.Path, step: int) -> None:
+    for path in sorted(folder.glob("events.out.tfevents.*")):
+        kept = [
+            record
+            for record in _whole_records(path)
+            if event_pb2.Event.FromString(record).step <= step
+        ]
+        partial = path.with_name(
+            f".{path.name}"
+        )  # a name that neither TensorBoard nor the next start reads
+        with tf.io.TFRecordWriter(os.fspath(partial)) as writer:
+            for record in kept:
+                writer.write(record)
+        partial.replace(path)
+
+
+def _whole_records(path: pathlib.Path) -> Iterator[bytes]:
+    """Yields the records of an event file up to the torn one that a kill may leave at its end."""
+    records = tf.data.TFRecordDataset(os.fspath(path)).as_numpy_iterator()
+    while True:
+        try:
+            yield next(records)
+        except (StopIteration, tf.errors.DataLossError):
+            return

@@ -1,26 +1,58 @@
-"""What a run folder says about its run: writable or not, configuration, versions, devices, data counts."""
+"""What a run folder says about its run.
+
+| file | content |
+|---|---|
+| `config.gin` | the resolved configuration |
+| `manifest.json` | command, code version, packages, devices, data: of the latest start |
+| `starts.jsonl` | the same for every start, one line each, with the step it went on from and what had changed |
+| `data_counts.json` | per task: examples seen, kept, dropped as too long |
+"""
 
 import dataclasses
+import datetime
 import importlib.metadata
+import json
 import os
 import pathlib
 import platform
+import socket
 import subprocess
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 import cotdistill_jax
 from cotdistill_jax.features import LengthReport
 from cotdistill_jax.teacher.shards import write_json_atomically
+from cotdistill_jax.train import config_changes
 
 MANIFEST_FILE = "manifest.json"
 CONFIG_FILE = "config.gin"
 DATA_COUNTS_FILE = "data_counts.json"
-SCHEMA_VERSION = 1
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "seqio", "tensorflow", "numpy")
+STARTS_FILE = "starts.jsonl"
+SCHEMA_VERSION = 2
+_PACKAGES = (
+    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "seqio", "tensorflow", "tensorflow-text", "numpy",
+    "clu", "gin-config", "sentencepiece",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """How a run was asked for.
+
+    Attributes:
+      config: what `gin.config_str()` returns.
+      command: the command line.
+      allow_changes: whether an existing run may go on with a configuration under which it learns otherwise.
+    """
+
+    config: str
+    command: Sequence[str]
+    allow_changes: bool = False
 
 
 def prepare(model_dir: str | os.PathLike[str]) -> pathlib.Path:
@@ -44,19 +76,85 @@ def prepare(model_dir: str | os.PathLike[str]) -> pathlib.Path:
     return folder
 
 
-def write_description(folder: pathlib.Path, gin_config: str, command: list[str]) -> None:
-    """Writes `config.gin` (the resolved configuration) and `manifest.json` (command, versions, devices)."""
-    (folder / CONFIG_FILE).write_text(gin_config, encoding="utf-8")
+def changes(
+    folder: pathlib.Path, description: Description, data: Mapping[str, Any], step: int
+) -> list[config_changes.Change]:
+    """Returns what differs between the folder's last start and this one: configuration and data.
+
+    Args:
+      folder: the run folder.
+      description: how the run was asked for.
+      data: what it reads, from `data.manifest`.
+      step: the step it would go on from.
+
+    Raises:
+      ConfigChangedError: they differ so that the run would learn otherwise, and that was not allowed.
+    """
+    if not (folder / MANIFEST_FILE).exists() or not (folder / CONFIG_FILE).exists():
+        return []
+    config = (folder / CONFIG_FILE).read_text(encoding="utf-8")
+    found = config_changes.between(
+        config_changes.bindings(config), config_changes.bindings(description.config)
+    )
+    before = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8")).get("data", {})
+    found += config_changes.between(_fingerprints(before), _fingerprints(data))
+    config_changes.check(found, step, description.allow_changes)
+    return found
+
+
+def write_description(
+    folder: pathlib.Path,
+    description: Description,
+    data: Mapping[str, Any],
+    step: int,
+    mesh: Mesh,
+    changed: Sequence[config_changes.Change],
+) -> None:
+    """Writes `config.gin`, `manifest.json` and a line of `starts.jsonl`.
+
+    Args:
+      folder: the run folder.
+      description: how the run was asked for.
+      data: what it reads, from `data.manifest`.
+      step: the step it goes on from; 0 for a new run.
+      mesh: the devices.
+      changed: what `changes` returned.
+    """
+    started = datetime.datetime.now(datetime.UTC)
     manifest = {
         "schema_version": SCHEMA_VERSION,
-        "command": command,
-        "code_version": code_version(),
+        "command": list(description.command),
+        "started": started.isoformat(timespec="seconds"),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "code": {"version": cotdistill_jax.__version__, **git_state()},
         "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
         "python": platform.python_version(),
-        "devices": [str(device) for device in jax.devices()],
-        "num_hosts": jax.process_count(),
+        "topology": {
+            "platform": jax.default_backend(),
+            "device_kind": jax.devices()[0].device_kind,
+            "num_hosts": jax.process_count(),
+            "num_devices": jax.device_count(),
+            "mesh": dict(mesh.shape),
+            "devices": [f"{device} host {device.process_index}" for device in jax.devices()],
+        },
+        "data": dict(data),
     }
+    start = {
+        **manifest,
+        "step": step,
+        "changes": [dataclasses.asdict(change) for change in changed],
+    }
+    with (folder / STARTS_FILE).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(start) + "\n")
+    partial = folder / f"{CONFIG_FILE}.part"
+    partial.write_text(description.config, encoding="utf-8")
+    partial.replace(folder / CONFIG_FILE)
     write_json_atomically(folder / MANIFEST_FILE, manifest)
+
+
+def _fingerprints(data: Mapping[str, Any]) -> dict[str, str]:
+    return {f"data of {task}": json.dumps(found, sort_keys=True) for task, found in data.items()}
 
 
 def write_data_counts(folder: pathlib.Path, reports: Mapping[str, LengthReport]) -> None:
@@ -65,14 +163,14 @@ def write_data_counts(folder: pathlib.Path, reports: Mapping[str, LengthReport])
     write_json_atomically(folder / DATA_COUNTS_FILE, content)
 
 
-def code_version() -> str:
-    """Returns the package's version, with the git commit where the code runs from a checkout."""
+def git_state() -> dict[str, Any]:
+    """Returns `{"commit": hash, "dirty": whether files differ from it}`; both None where no checkout is there."""
     root = pathlib.Path(cotdistill_jax.__file__).parents[1]
-    described = subprocess.run(
-        ["git", "-C", os.fspath(root), "describe", "--always", "--dirty"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    commit = described.stdout.strip()
-    return f"{cotdistill_jax.__version__}+{commit}" if commit else cotdistill_jax.__version__
+
+    def git(*arguments: str) -> str | None:
+        command = ["git", "-C", os.fspath(root), *arguments]
+        finished = subprocess.run(command, capture_output=True, text=True, check=False)
+        return finished.stdout.strip() if finished.returncode == 0 else None
+
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    return {"commit": git("rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed)}
