@@ -37,6 +37,9 @@ class Evaluation:
 
     def __call__(self, config: network.T5Config, params: Any, step: int) -> dict[str, float]:
         """Returns the metrics of every task as `eval/{task}/{metric}`."""
+        if config.scan_layers:
+            config = dataclasses.replace(config, scan_layers=False)
+            params = network.unstack_layers(params)
         evaluator = self._evaluator or self._make_evaluator()
         self._evaluator = evaluator
 

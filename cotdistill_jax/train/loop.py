@@ -77,6 +77,7 @@ def train(
     mesh_shape: tuple[int, ...] | None = None,
     initial_checkpoint: str | None = None,
     weigh_microbatches_alike: bool = False,
+    num_loss_chunks: int = 1,
     log_period: int = 10,
     save_period: int = 1000,
     save_initial: bool = False,
@@ -116,6 +117,7 @@ def train(
       mesh_shape: devices along (data, fsdp, model) or (data, model); None: all along data.
       initial_checkpoint: weights to start from, see `checkpoints.initial`; None draws them.
       weigh_microbatches_alike: whether every microbatch counts alike, whatever its number of target tokens.
+      num_loss_chunks: parts of the target positions whose logits and losses are computed one after the other.
       log_period: steps between lines of metrics.
       save_period: steps between checkpoints; the last step is always saved.
       save_initial: whether to save a checkpoint before the first step, to evaluate what training adds.
@@ -178,6 +180,7 @@ def train(
             seed,
             skip_nonfinite=on_nonfinite == "skip",
             weigh_alike=weigh_microbatches_alike,
+            num_loss_chunks=num_loss_chunks,
         )
 
         def start() -> TrainState:
