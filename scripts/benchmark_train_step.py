@@ -1,0 +1,244 @@
+"""Measures one training step on the same batch: ours, the seed's way in PyTorch and T5X's trainer.
+
+    python scripts/benchmark_train_step.py
+
+| contender | step |
+|---|---|
+| ours | `train.step.make_train_step`, distribution matching with K candidates, clipping, AdamW |
+| the seed's way | Hugging Face's T5 in PyTorch, dense teacher target [B, L, V], softmax, then the logarithm, AdamW |
+| T5X | its T5 1.1 network and `trainer.train_with_lr`, likelihood from one-hot targets (it knows no other), AdamW |
+
+All of them: float32, no dropout, rows without padding. They take turns, so that a machine that slows down slows all of
+them; medians count, and ratios are medians of the ratios of a turn. A product of two square matrices, measured in the same turns,
+gives the rate to which ours is compared, with the FLOPs that XLA counts. T5X and the seed's way are left out where they can't be imported.
+"""
+
+import functools
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import app, flags
+
+from cotdistill_jax import losses, network, partitioning
+from cotdistill_jax.train import step
+
+_BATCH = flags.DEFINE_integer("batch_size", 8, "B.")
+_INPUTS = flags.DEFINE_integer("inputs", 256, "S, encoder positions.")
+_TARGETS = flags.DEFINE_integer("targets", 128, "L, decoder positions.")
+_TOP_K = flags.DEFINE_integer("top_k", 5, "K, teacher candidates of a position.")
+_VOCAB = flags.DEFINE_integer("vocab", 32_128, "V.")
+_LAYERS = flags.DEFINE_integer("layers", 8, "Layers of encoder and of decoder.")
+_CHUNKS = flags.DEFINE_integer("num_loss_chunks", 1, "Parts of the target positions in our loss.")
+_SQUARE = flags.DEFINE_integer("square", 2048, "Rows and columns of the matrix product.")
+_REPEATS = flags.DEFINE_integer("repeats", 5, "Turns; each contender makes one step a turn.")
+_ONLY = flags.DEFINE_list("only", ["ours", "seed", "t5x"], "Contenders to run.")
+
+Run = Callable[[], Any]
+Batch = dict[str, np.ndarray]
+
+
+def make_batch(config: network.T5Config) -> Batch:
+    """Returns a batch of random tokens without padding, and a teacher with mass below one on K distinct tokens."""
+    rng = np.random.default_rng(0)
+    size, targets = _BATCH.value, _TARGETS.value
+
+    def tokens(length: int) -> np.ndarray:
+        return rng.integers(2, config.vocab_size, (size, length)).astype(np.int32)
+
+    target = tokens(targets)
+    first = rng.integers(0, config.vocab_size, (size, targets, 1))
+    ids = (first + np.arange(_TOP_K.value) * 7) % config.vocab_size
+    probs = rng.dirichlet(np.ones(_TOP_K.value + 1), (size, targets))[..., :-1]
+    return {
+        "encoder_input_tokens": tokens(_INPUTS.value),
+        "decoder_input_tokens": np.pad(target, ((0, 0), (1, 0)))[:, :-1],
+        "decoder_target_tokens": target,
+        "decoder_loss_weights": np.ones((size, targets), np.int32),
+        "decoder_teacher_ids": ids.astype(np.int32),
+        "decoder_teacher_probs": probs.astype(np.float32),
+    }
+
+
+def make_ours(config: network.T5Config, batch: Batch) -> tuple[Run, float]:
+    """Returns our step and the FLOPs that XLA counts in it."""
+    mesh = partitioning.make_mesh()
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(5e-4, weight_decay=0.01))
+    make = functools.partial(
+        step.make_train_step, mesh, config, losses.distribution_matching, optimizer
+    )
+    state = step.init_state(mesh, config, optimizer, seed=0)
+    placed = step.put_batch(mesh, batch)
+    compiled = make(num_loss_chunks=_CHUNKS.value).lower(state, placed).compile()
+    # XLA counts the body of a loop once, so the FLOPs come from the form without chunks.
+    whole = make().lower(state, placed).compile() if _CHUNKS.value > 1 else compiled
+    kept = [state]
+
+    def run() -> None:
+        kept[0], metrics = compiled(kept[0], placed)
+        jax.block_until_ready((kept[0], metrics))
+
+    return run, float(whole.cost_analysis()["flops"])
+
+
+def make_t5x(config: network.T5Config, batch: Batch) -> Run:
+    """Returns the step of T5X's trainer on its own network."""
+    import seqio
+    from t5x import models, optimizers, train_state, trainer
+    from t5x.examples.t5 import network as t5x_network
+
+    module = t5x_network.Transformer(
+        t5x_network.T5Config(
+            vocab_size=config.vocab_size,
+            dtype="float32",
+            emb_dim=config.emb_dim,
+            num_heads=config.num_heads,
+            num_encoder_layers=config.num_encoder_layers,
+            num_decoder_layers=config.num_decoder_layers,
+            head_dim=config.head_dim,
+            mlp_dim=config.mlp_dim,
+            mlp_activations=config.mlp_activations,
+            dropout_rate=0.0,
+        )
+    )
+    optimizer = optimizers.OptaxWrapper(optax.adamw(5e-4, weight_decay=0.01))
+    vocabulary = seqio.PassThroughVocabulary(config.vocab_size)
+    model = models.EncoderDecoderModel(module, vocabulary, vocabulary, optimizer)
+    names = ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens")
+    rows = {name: jnp.asarray(batch[name]) for name in (*names, "decoder_loss_weights")}
+    shapes = {name: leaf.shape for name, leaf in rows.items()}
+    variables = jax.jit(lambda key: model.get_initial_variables(key, shapes))(jax.random.key(0))
+    state = train_state.FlaxOptimTrainState.create(optimizer, variables)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def train(state: Any, rows: Any) -> Any:
+        return trainer.train_with_lr(
+            state,
+            rows,
+            learning_rate=jnp.float32(5e-4),
+            dropout_rng=jax.random.key(0),
+            model=model,
+            num_microbatches=None,
+            weight_metrics_computer=None,
+        )
+
+    kept = [state]
+
+    def run() -> None:
+        kept[0], metrics = train(kept[0], rows)
+        jax.block_until_ready((kept[0], metrics))
+
+    return run
+
+
+def make_seed(config: network.T5Config, batch: Batch) -> Run:
+    """Returns the step as the paper's public code makes it."""
+    import torch
+    import transformers
+
+    model = transformers.T5ForConditionalGeneration(
+        transformers.T5Config(
+            vocab_size=config.vocab_size,
+            d_model=config.emb_dim,
+            d_kv=config.head_dim,
+            d_ff=config.mlp_dim,
+            num_layers=config.num_encoder_layers,
+            num_decoder_layers=config.num_decoder_layers,
+            num_heads=config.num_heads,
+            dropout_rate=0.0,
+            feed_forward_proj="gated-gelu",
+            decoder_start_token_id=0,
+        )
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4)
+    tensors = {name: torch.from_numpy(rows).long() for name, rows in batch.items()}
+    probs = torch.from_numpy(batch["decoder_teacher_probs"])
+    ids, mask = tensors["decoder_teacher_ids"], tensors["decoder_loss_weights"].float()
+    dense_shape = (*ids.shape[:2], config.vocab_size)
+
+    def run() -> None:
+        teacher = torch.zeros(dense_shape).scatter_(-1, ids, probs)
+        logits = model(
+            input_ids=tensors["encoder_input_tokens"],
+            attention_mask=torch.ones_like(tensors["encoder_input_tokens"]),
+            decoder_input_ids=tensors["decoder_input_tokens"],
+            decoder_attention_mask=tensors["decoder_loss_weights"],
+        ).logits
+        student = torch.softmax(logits, dim=-1)
+        divergence = (teacher * torch.log(teacher / (student + 1e-10) + 1e-10)).sum(-1)
+        loss = (divergence * mask).sum() / mask.sum()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        loss.item()
+
+    return run
+
+
+def make_product() -> Run:
+    """Returns a product of two square matrices."""
+    matrix = jax.random.normal(jax.random.key(0), (_SQUARE.value, _SQUARE.value))
+    product = jax.jit(jnp.dot)
+    return lambda: jax.block_until_ready(product(matrix, matrix))
+
+
+def measure(runs: dict[str, Run]) -> dict[str, list[float]]:
+    """Returns the seconds of every turn, after one that is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(_REPEATS.value + 1):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    config = network.T5Config(
+        vocab_size=_VOCAB.value,
+        num_encoder_layers=_LAYERS.value,
+        num_decoder_layers=_LAYERS.value,
+    )
+    batch = make_batch(config)
+    ours, flops = make_ours(config, batch)
+    runs: dict[str, Run] = {"matrix product": make_product(), "ours": ours}
+    for name, make in {"seed": make_seed, "t5x": make_t5x}.items():
+        if name in _ONLY.value:
+            try:
+                runs[name] = make(config, batch)
+            except ModuleNotFoundError as error:
+                print(f"{name}: left out ({error})")
+    seconds = measure(runs)
+    tokens = _BATCH.value * (_INPUTS.value + _TARGETS.value)
+    print(
+        f"batch {_BATCH.value}, inputs {_INPUTS.value}, targets {_TARGETS.value}, K {_TOP_K.value}, "
+        f"V {_VOCAB.value}, {_LAYERS.value} + {_LAYERS.value} layers, {_CHUNKS.value} loss chunks"
+    )
+    for name in runs:
+        if name == "matrix product":
+            continue
+        ratio = statistics.median(
+            other / own for other, own in zip(seconds[name], seconds["ours"], strict=True)
+        )
+        median = statistics.median(seconds[name])
+        print(
+            f"{name:>6}: {median:7.3f} s, {tokens / median:8,.0f} tokens/s, ours is {ratio:.2f} times as fast"
+        )
+    rate = 2 * _SQUARE.value**3 / statistics.median(seconds["matrix product"])
+    share = flops / statistics.median(seconds["ours"]) / rate
+    print(
+        f"ours: {flops / 1e9:.0f} GFLOP, {share:.0%} of the {rate / 1e9:.0f} GFLOP/s of a "
+        f"{_SQUARE.value}-cube product"
+    )
+
+
+if __name__ == "__main__":
+    app.run(main)
