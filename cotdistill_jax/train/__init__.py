@@ -14,6 +14,7 @@
 | `config_changes.py` | what differs between a folder's configuration and a new one |
 | `run_lock.py` | one run per folder |
 | `stopping.py` | SIGTERM and SIGINT |
+| `planning.py`, `chips.py` | what a run needs on a mesh that need not be there |
 | `gin_config.py` | gin files and `--gin.X=Y` as T5X reads them |
 
 `step.py` imports no TensorFlow; so this table of contents imports nothing.

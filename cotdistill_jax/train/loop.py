@@ -145,6 +145,7 @@ def train(
         raise ValueError(f"train: on_nonfinite is {on_nonfinite!r}; allowed are 'stop' and 'skip'")
     if compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(compilation_cache_dir))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     first_host = jax.process_index() == 0
     folder = run_folder.prepare(model_dir)
     lock = run_lock.hold(folder) if first_host else contextlib.nullcontext()

@@ -62,6 +62,7 @@ MACROS = {
     "MIXTURE_OR_TASK_NAME": "'kill_mixture'", "TASK_FEATURE_LENGTHS": "{'inputs': 96, 'targets': 32}",
     "EMB_DIM": 16, "NUM_HEADS": 2, "HEAD_DIM": 8, "MLP_DIM": 32, "NUM_LAYERS": 1, "BATCH_SIZE": 4,
     "DROPOUT_RATE": 0.1, "LOG_PERIOD": 3, "SAVE_PERIOD": 4, "KEEP_CHECKPOINTS": 2, "WARMUP_STEPS": 4,
+    "COUNT_EXAMPLES": 0,
 }  # fmt: skip
 TIMES = ("steps_per_second", "tokens_per_second")
 

@@ -1,0 +1,38 @@
+"""Published peak numbers of the accelerators that a plan is made for; each names its source."""
+
+import dataclasses
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One accelerator as JAX counts devices.
+
+    Attributes:
+      name: what people call it.
+      bf16_flops: peak matrix products a second in bfloat16, without sparsity.
+      float32_flops: peak for float32 arrays in JAX's default precision (bfloat16 passes on a TPU, TF32 on a GPU).
+      memory_bytes: device memory.
+      link_bytes: bytes a second that a device sends to others of its pod or node, one direction.
+      source: where the numbers are published.
+    """
+
+    name: str
+    bf16_flops: float
+    float32_flops: float
+    memory_bytes: float
+    link_bytes: float
+    source: str
+
+
+# A TPU v3 chip is two devices, so its numbers are halved. A collective over one mesh axis uses the two links of a torus axis.
+CHIPS = (
+    Chip("TPU v3", 61.5e12, 61.5e12, 16 * GIB, 82e9, "cloud.google.com/tpu/docs/v3; links: CACM 63(7), Jouppi et al. 2020"),
+    Chip("TPU v4", 275e12, 275e12, 32 * GIB, 90e9, "cloud.google.com/tpu/docs/v4; links: jax-ml.github.io/scaling-book/tpus"),
+    Chip("TPU v5e", 197e12, 197e12, 16 * GIB, 90e9, "cloud.google.com/tpu/docs/v5e; links: jax-ml.github.io/scaling-book/tpus"),
+    Chip("TPU v5p", 459e12, 459e12, 95 * GIB, 180e9, "cloud.google.com/tpu/docs/v5p; links: jax-ml.github.io/scaling-book/tpus"),
+    Chip("A100 80GB", 312e12, 156e12, 80e9, 300e9, "NVIDIA A100 datasheet, SXM: NVLink 600 GB/s in both directions"),
+    Chip("H100", 989e12, 494.5e12, 80e9, 450e9, "NVIDIA H100 datasheet, SXM, dense: NVLink 900 GB/s in both directions"),
+    Chip("H200", 989e12, 494.5e12, 141e9, 450e9, "NVIDIA H200 datasheet, SXM, dense: NVLink 900 GB/s in both directions"),
+)  # fmt: skip
