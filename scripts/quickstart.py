@@ -5,7 +5,6 @@ bash scripts/quickstart.sh        (makes the environment first, then runs this f
 Every stage is a public command, printed before it runs; running this file again continues where it was interrupted.
 """
 
-import json
 import os
 import pathlib
 import shlex
@@ -15,7 +14,7 @@ import time
 
 from absl import app, flags
 
-from cotdistill_jax import answers, benchmarks, checkpoints, inference
+from cotdistill_jax import benchmarks, checkpoints, inference
 from cotdistill_jax.benchmarks import arith
 
 _OUTPUT = flags.DEFINE_string("output_dir", "runs/quickstart", "Folder of all artefacts.")
@@ -133,11 +132,8 @@ def _accuracies(folder: pathlib.Path) -> dict[str, inference.Score]:
 
 def _accuracy_of(folder: pathlib.Path, prompt: str, steps: dict[str, int], number: int) -> float:
     """Returns the accuracy, in per cent, on the problems of so many steps."""
-    path = folder / "predictions" / f"arith.{prompt}.jsonl"
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    verdicts = [
-        answers.is_correct(row["text"], row["gold"]) for row in rows if steps[row["id"]] == number
-    ]
+    saved = inference.read_predictions(folder / "predictions" / f"arith.{prompt}.jsonl")
+    verdicts = [p.correct["last_number"] for p in saved if steps[p.id] == number]
     return 100 * sum(verdicts) / len(verdicts)
 
 

@@ -63,8 +63,15 @@ def curve(benchmark: str, prompt: str, samples: Sequence[Prediction]) -> list[sc
     if not groups:
         raise ValueError(f"inference: {benchmark} has no predictions to vote")
     num_samples = len(next(iter(groups.values())))
-    sizes = sorted({*(1 << power for power in range(num_samples.bit_length())), num_samples})
-    return [_result(benchmark, prompt, list(groups.values()), size) for size in sizes]
+    return [_result(benchmark, prompt, list(groups.values()), n) for n in sizes(num_samples)]
+
+
+def sizes(num_samples: int) -> list[int]:
+    """Returns 1, 2, 4, 8, ... up to and including `num_samples`, which comes last.
+
+    Example: `sizes(6) == [1, 2, 4, 6]`.
+    """
+    return sorted({*(1 << power for power in range(num_samples.bit_length())), num_samples})
 
 
 def _result(

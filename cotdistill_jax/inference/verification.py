@@ -1,0 +1,251 @@
+"""The verifier: a FlanT5 that says whether a rationale solves its question, and reranking by what it says.
+
+It reads `Q: <question>\\nA: <rationale>\\nRight?` and writes `yes` or `no`; its score of a sample is
+P(yes) / (P(yes) + P(no)). Labelled samples are prediction files with several samples per question, labelled by an
+answer rule; `tasks/verifier.py` makes a SeqIO task of them, and the embedded runner trains on it like on any other.
+
+Two ways to choose among the samples of a question: `best_of`, the sample of the highest score, and `weighted_winner`,
+the answer whose samples have the highest sum of scores.
+
+Source: Cobbe et al. 2021 (arXiv 2110.14168), section 4; Li et al. 2022 (arXiv 2206.02336) for the weighted vote.
+"""
+
+import collections
+import dataclasses
+import json
+import os
+import pathlib
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import cotdistill_jax
+from cotdistill_jax.inference import predictions, scoring, voting
+from cotdistill_jax.inference.predictions import Prediction
+from cotdistill_jax.teacher.shards import MANIFEST_NAME, file_sha256, write_json_atomically
+
+INPUT_PARTS = ("Q: ", "\nA: ", "\nRight?")
+"""Text before the question, between question and rationale, and after the rationale."""
+YES, NO = "yes", "no"
+
+SPLITS = ("train", "validation")
+SCHEMA_VERSION = 1
+
+Scores = Mapping[tuple[str, int], float]
+Choice = Callable[[Sequence[Prediction], str, Scores], Prediction]
+
+
+def render(question: str, rationale: str) -> str:
+    """Returns what the verifier reads.
+
+    Example: `render("1 + 1?", "It is 2.")` is `"Q: 1 + 1?\\nA: It is 2.\\nRight?"`.
+    """
+    before, between, after = INPUT_PARTS
+    return f"{before}{question}{between}{rationale}{after}"
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledSample:
+    """One training example of a verifier.
+
+    Attributes:
+        question_id: as in `benchmarks.Question.id`.
+        question: the question's text.
+        rationale: a text that answers it, rightly or not.
+        right: whether its answer is right.
+    """
+
+    question_id: str
+    question: str
+    rationale: str
+    right: bool
+
+
+def label(samples: Iterable[Prediction], rule: str) -> tuple[list[LabelledSample], dict[str, int]]:
+    """Returns the distinct samples with their labels by an answer rule, and how many were left out and why.
+
+    Args:
+        samples: drawn texts.
+        rule: the rule whose verdict is the label.
+
+    Returns:
+        The samples in order; counts `in`, `out`, `right`, `dropped_repeated` (the same text for the same question)
+        and `dropped_unfinished` (stopped by the length limit: no answer was given).
+    """
+    kept: dict[tuple[str, str], LabelledSample] = {}
+    counts = collections.Counter[str]()
+    for sample in samples:
+        counts["in"] += 1
+        if not sample.finished:
+            counts["dropped_unfinished"] += 1
+        elif (sample.id, sample.text) in kept:
+            counts["dropped_repeated"] += 1
+        else:
+            kept[sample.id, sample.text] = LabelledSample(
+                sample.id, sample.question, sample.text, sample.correct[rule]
+            )
+    right = sum(sample.right for sample in kept.values())
+    names = ("in", "dropped_unfinished", "dropped_repeated")
+    return list(kept.values()), {n: counts[n] for n in names} | {"out": len(kept), "right": right}
+
+
+def write_corpus(
+    folder: str | os.PathLike[str],
+    prediction_files: Sequence[str | os.PathLike[str]],
+    rule: str = "last_number",
+    validation_questions: int = 200,
+    seed: int = 0,
+) -> dict[str, int]:
+    """Writes `train.jsonl`, `validation.jsonl` (other questions) and a manifest; returns the counts.
+
+    Args:
+        folder: made where missing.
+        prediction_files: what an evaluation with `--num_samples` wrote, for training questions.
+        rule: labels the samples.
+        validation_questions: questions, drawn by `seed`, whose samples are held out.
+        seed: seed of that draw.
+
+    Raises:
+        ValueError: too few questions, or samples that are all right or all wrong.
+    """
+    samples = [sample for file in prediction_files for sample in predictions.read(file)]
+    labelled, counts = label(samples, rule)
+    ids = sorted({sample.question_id for sample in labelled})
+    if len(ids) <= validation_questions or not 0 < counts["right"] < counts["out"]:
+        raise ValueError(
+            f"inference: a verifier needs right and wrong samples of more than {validation_questions} questions, "
+            f"got {counts['right']} right of {counts['out']} for {len(ids)} questions. Draw samples for more "
+            "questions, at a higher temperature."
+        )
+    held_out = set(random.Random(seed).sample(ids, validation_questions))
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for split in SPLITS:
+        chosen = [s for s in labelled if (s.question_id in held_out) == (split == "validation")]
+        counts[split] = len(chosen)
+        lines = [json.dumps(dataclasses.asdict(s), ensure_ascii=False) + "\n" for s in chosen]
+        (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+    manifest = {
+        "artefact": "verifier_corpus",
+        "schema_version": SCHEMA_VERSION,
+        "code_version": cotdistill_jax.__version__,
+        "config": {"rule": rule, "validation_questions": validation_questions, "seed": seed},
+        "inputs": {os.fspath(f): file_sha256(pathlib.Path(f)) for f in prediction_files},
+        "counts": counts,
+    }
+    write_json_atomically(folder / MANIFEST_NAME, manifest)
+    return counts
+
+
+def read_corpus(folder: str | os.PathLike[str], split: str) -> list[LabelledSample]:
+    """Returns the labelled samples of one of `SPLITS`.
+
+    Raises:
+        FileNotFoundError: the folder was not written by `write_corpus`.
+        ValueError: a line is not a labelled sample; the message names file and line.
+    """
+    path = pathlib.Path(folder) / f"{split}.jsonl"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"inference: no labelled samples at {path}; write them with scripts/label_samples.py --output_dir={folder}"
+        )
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            found.append(LabelledSample(**json.loads(line)))
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"inference: {path} line {number} is no labelled sample: {error}; write the file again with "
+                "scripts/label_samples.py"
+            ) from error
+    return found
+
+
+def best_of(samples: Sequence[Prediction], rule: str, scores: Scores) -> Prediction:
+    """Returns the sample of the highest score, the first among equals; one with an answer where there is one.
+
+    Args:
+        samples: graded samples of one question, at least one.
+        rule: the rule that reads their answers.
+        scores: by (question id, sample id).
+    """
+    answered = [s for s in samples if s.extracted[rule] is not None] or list(samples)
+    return max(answered, key=lambda sample: scores[sample.key])
+
+
+def weighted_winner(samples: Sequence[Prediction], rule: str, scores: Scores) -> Prediction:
+    """Returns the first sample that gives the answer of the highest sum of scores; arguments as in `best_of`."""
+    sums: dict[str, float] = {}
+    for sample in samples:
+        answer = sample.extracted[rule]
+        if answer is not None:
+            sums[answer] = sums.get(answer, 0.0) + scores[sample.key]
+    if not sums:
+        return samples[0]
+    best = max(sums, key=lambda answer: sums[answer])
+    return next(s for s in samples if s.extracted[rule] == best)
+
+
+def _vote(samples: Sequence[Prediction], rule: str, scores: Scores) -> Prediction:
+    del scores
+    return voting.winner(samples, rule)
+
+
+CHOICES: Mapping[str, Choice] = {
+    "vote": _vote,
+    "verifier_best": best_of,
+    "verifier_weighted_vote": weighted_winner,
+}
+"""Ways to choose a sample, by name."""
+
+
+def chosen(samples: Sequence[Prediction], choice: str, scores: Scores) -> list[Prediction]:
+    """Returns the chosen sample of every question, by the headline rule of its benchmark, as its one prediction.
+
+    Args:
+        samples: graded samples, equally many of every question.
+        choice: a name in `CHOICES`.
+        scores: by (question id, sample id).
+
+    Raises:
+        ValueError: no samples, or not equally many of every question.
+    """
+    groups = voting.by_question(samples)
+    if not groups:
+        raise ValueError("inference: no samples to choose from; expected at least one")
+    rule = scoring.rules_for(samples[0].benchmark)[0]
+    winners = [CHOICES[choice](group, rule, scores) for group in groups.values()]
+    return [dataclasses.replace(winner, sample_id=0) for winner in winners]
+
+
+def separation(samples: Sequence[Prediction], scores: Scores, rule: str) -> float | None:
+    """Returns the area under the ROC curve of the scores: how often a right sample outscores a wrong one.
+
+    Args:
+        samples: graded samples.
+        scores: by (question id, sample id).
+        rule: says which are right.
+
+    Returns:
+        In [0, 1], ties counting half; None where all samples are right or all are wrong.
+
+    Example: scores 0.9 (right), 0.2 (wrong), 0.1 (right) give 0.5.
+    """
+    ordered = sorted((scores[s.key], s.correct[rule]) for s in samples)
+    right = sum(is_right for _, is_right in ordered)
+    wrong = len(ordered) - right
+    if not right or not wrong:
+        return None
+    ranks: dict[float, list[int]] = collections.defaultdict(list)
+    for place, (score, _) in enumerate(ordered, start=1):
+        ranks[score].append(place)
+    total = sum(sum(ranks[score]) / len(ranks[score]) for score, is_right in ordered if is_right)
+    return (total - right * (right + 1) / 2) / (right * wrong)
+
+
+def scores_to_json(scores: Scores) -> list[dict[str, Any]]:
+    """Returns scores as rows `{"id", "sample_id", "score"}`, in order."""
+    return [
+        {"id": id_, "sample_id": sample, "score": round(score, 6)}
+        for (id_, sample), score in scores.items()
+    ]

@@ -1,0 +1,115 @@
+"""Chooses among the drawn samples of every question with a trained verifier, and compares that with voting and greedy.
+
+    python scripts/rerank.py --verifier=RUN --predictions=SAMPLES/predictions/arith.zero_shot_cot.samples.jsonl \
+        --greedy=EVAL/predictions/arith.zero_shot_cot.jsonl --output_dir=RERANKED
+
+Writes `scores.jsonl` (one line per sample), `results.json` (vote, best of n, weighted vote; for the first 1, 2, 4, ...
+samples) and a manifest. Prints the table and the paired comparisons (exact McNemar). Several files are taken as one
+set of questions.
+"""
+
+import argparse
+import json
+import pathlib
+from collections.abc import Sequence
+
+import cotdistill_jax
+from cotdistill_jax import inference
+from cotdistill_jax.inference import (
+    Prediction,
+    results,
+    scoring,
+    selection,
+    verification,
+    verifier_model,
+    voting,
+)
+from cotdistill_jax.teacher.shards import MANIFEST_NAME, file_sha256, write_json_atomically
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    flags = _parser().parse_args(arguments)
+    samples = _read(flags.predictions)
+    (chosen,) = selection.select(flags.verifier)
+    verifier = verifier_model.Verifier(selection.load(chosen, flags.vocab), flags.batch_size)
+    found = verifier.scores([s.question for s in samples], [s.text for s in samples])
+    scores = {sample.key: score for sample, score in zip(samples, found, strict=True)}
+    folder = flags.output_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(row) + "\n" for row in verification.scores_to_json(scores)]
+    (folder / "scores.jsonl").write_text("".join(lines), encoding="utf-8")
+    tallies, last = _tallies(samples, scores)
+    results.write(folder, str(chosen.path), chosen.step, tallies)
+    rule = scoring.rules_for(samples[0].benchmark)[0]
+    area = verification.separation(samples, scores, rule)
+    _write_manifest(folder, flags, len(samples), area)
+    print(inference.table(tallies))
+    shown = "undefined: all samples right, or all wrong" if area is None else f"{area:.3f}"
+    print(f"\nverifier step {chosen.step}: area under the ROC curve {shown}")
+    if flags.greedy:
+        last = {"greedy": _read(flags.greedy), **last}
+    _print_comparisons(last, rule)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--verifier", required=True, help="run or Hugging Face folder of a trained verifier")
+    add("--predictions", required=True, nargs="+", help="files of drawn samples")
+    add("--greedy", nargs="+", help="files of greedy predictions for the same questions")
+    add("--output_dir", required=True, type=pathlib.Path, help="made where missing")
+    add("--vocab", help="SentencePiece model, where the verifier's folder has none")
+    add("--batch_size", type=int, default=64)
+    return parser
+
+
+def _read(files: Sequence[str]) -> list[Prediction]:
+    return [prediction for file in files for prediction in inference.read_predictions(file)]
+
+
+def _tallies(
+    samples: Sequence[Prediction], scores: verification.Scores
+) -> tuple[list[inference.Result], dict[str, list[Prediction]]]:
+    """Returns the result of every choice among the first 1, 2, 4, ... samples; and the choices among all of them."""
+    most = max(sample.sample_id for sample in samples) + 1
+    tallies = []
+    last: dict[str, list[Prediction]] = {}
+    for choice in verification.CHOICES:
+        for size in voting.sizes(most):
+            some = [sample for sample in samples if sample.sample_id < size]
+            last[choice] = verification.chosen(some, choice, scores)
+            prompt = f"{samples[0].prompt}@{size}:{choice}"
+            tallies.append(scoring.tally(samples[0].benchmark, prompt, last[choice]))
+    return tallies, last
+
+
+def _print_comparisons(choices: dict[str, list[Prediction]], rule: str) -> None:
+    names = list(choices)
+    for place, name in enumerate(names):
+        for other in names[:place]:
+            found = inference.compare(choices[name], choices[other], rule)
+            print(
+                f"{name} against {other}: {found.difference:+.1%} of {found.n} questions, p = {found.p_value:.4f} "
+                f"(only {name} {len(found.only_left)}, only {other} {len(found.only_right)})"
+            )
+
+
+def _write_manifest(
+    folder: pathlib.Path, flags: argparse.Namespace, num_samples: int, area: float | None
+) -> None:
+    manifest = {
+        "artefact": "reranking",
+        "schema_version": verification.SCHEMA_VERSION,
+        "code_version": cotdistill_jax.__version__,
+        "config": {"verifier": flags.verifier, "batch_size": flags.batch_size},
+        "inputs": {file: file_sha256(pathlib.Path(file)) for file in flags.predictions},
+        "counts": {"in": num_samples, "out": num_samples},
+        "area_under_roc": area,
+    }
+    write_json_atomically(folder / MANIFEST_NAME, manifest)
+
+
+if __name__ == "__main__":
+    main()
