@@ -19,6 +19,7 @@ import asyncio
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import pathlib
 import signal
@@ -35,6 +36,7 @@ from cotdistill_jax.inference import prompts
 from cotdistill_jax.teacher import decoding
 
 COMPLEX = "complex"
+_HTTP_LOGGERS = ("httpx", "httpx2")  # the client's HTTP library, by its versions
 _SHORTEST_KEY = 12  # shorter ones are placeholders such as EMPTY, and may occur anywhere
 # The demonstrations of the published complex prompt (Fu et al. 2022, arXiv 2210.00720): training problems with the longest solutions.
 COMPLEX_ROWS = (7364, 1708, 669, 6724, 261, 1380, 3715, 7446)
@@ -365,19 +367,9 @@ def complain(said: dict[str, Any], message: str) -> None:
     )
 
 
-def run_all() -> int:
-    """Does what the flags say and returns the exit status."""
-    if not _BASE_URL.value:
-        raise ValueError("decode: pass --base_url or set OPENAI_BASE_URL.")
-    key = api_key()
-    questions = load_questions()
-    benchmark = questions[0].benchmark if _QUESTIONS.value is None else "gsm8k"
-    prompt = build_prompt(_PROMPT.value, benchmark, _DATA_DIR.value)
-    asked = [
-        decoding.PromptedQuestion(q.id, q.question, q.gold, prompt.render(q.question))
-        for q in questions
-    ]
-    sampling = decoding.Sampling(
+def how_to_sample(prompt: prompts.Prompt) -> decoding.Sampling:
+    """Returns how the flags want answers drawn."""
+    return decoding.Sampling(
         model=_MODEL.value,
         temperature=_TEMPERATURE.value,
         max_tokens=_MAX_TOKENS.value,
@@ -386,15 +378,33 @@ def run_all() -> int:
         seed=_SEED.value,
         extra=json.loads(_EXTRA_BODY.value),
     )
-    settings = {"api": _API.value, "prompt": prompt.mode, "prompt_sha256": prompt.sha256}
-    plan = decoding.Plan(
+
+
+def how_to_run(prompt: prompts.Prompt) -> decoding.Plan:
+    """Returns how the flags want the questions gone about."""
+    return decoding.Plan(
         num_samples=_NUM_SAMPLES.value,
         samples_per_request=_SAMPLES_PER_REQUEST.value,
         concurrency=_CONCURRENCY.value,
         max_failures_in_a_row=_MAX_FAILURES_IN_A_ROW.value,
         teacher=_TEACHER.value or _MODEL.value,
-        settings=settings,
+        settings={"api": _API.value, "prompt": prompt.mode, "prompt_sha256": prompt.sha256},
     )
+
+
+def run_all() -> int:
+    """Does what the flags say and returns the exit status."""
+    if not _BASE_URL.value:
+        raise ValueError("decode: pass --base_url or set OPENAI_BASE_URL.")
+    key = api_key()
+    questions = load_questions()
+    benchmark = "gsm8k" if _BENCHMARK.value is None else _BENCHMARK.value
+    prompt = build_prompt(_PROMPT.value, benchmark, _DATA_DIR.value)
+    asked = [
+        decoding.PromptedQuestion(q.id, q.question, q.gold, prompt.render(q.question))
+        for q in questions
+    ]
+    sampling, plan = how_to_sample(prompt), how_to_run(prompt)
     finished = decoding.Finished(_OUTPUT_DIR.value)
     budget = decoding.Budget(prices(), _SPEND_CAP.value, decoding.usage_of(finished.totals))
     missing = [
@@ -408,14 +418,15 @@ def run_all() -> int:
         return 0
     if estimate.samples and not confirmed():
         return 1
-    config = {**sampling.config(), **settings, "teacher": plan.teacher}
+    config = {**sampling.config(), **plan.settings, "teacher": plan.teacher}
     texts = json.dumps([[q.question_id, q.prompt] for q in asked])
     inputs = {"questions": hashlib.sha256(texts.encode()).hexdigest()}
     with decoding.Store(_OUTPUT_DIR.value, config=config, inputs=inputs) as store:
         run, number = asyncio.run(decode(asked, store, budget, sampling, plan, key))
         said = report(run, asked, store, budget, plan)
         store.write_report(said)
-        if run.stopped in (None, decoding.SPEND_CAP):
+        # A folder that could be used before stays usable, whatever ended this run.
+        if run.stopped in (None, decoding.SPEND_CAP) or finished.complete:
             store.finish(said["missing"])
     print_summary(said)
     if run.stopped is None and not said["failed"]:
@@ -427,6 +438,9 @@ def run_all() -> int:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    if not os.environ.get("OPENAI_LOG"):
+        for name in _HTTP_LOGGERS:  # a line per request would tear the progress bar apart
+            logging.getLogger(name).setLevel(logging.WARNING)
     try:
         sys.exit(run_all())
     except (ValueError, FileNotFoundError) as error:

@@ -1,6 +1,7 @@
 """What the teacher said: the record type and its Parquet folders.
 
-`teacher.synthetic` (embedded teacher of the `arith` source) and the importers are modules of their own, imported by name.
+`teacher.synthetic` (embedded teacher of the `arith` source), `teacher.decoding` (endpoints) and the importers are modules of
+their own, imported by name.
 """
 
 from cotdistill_jax.teacher.records import (

@@ -42,6 +42,7 @@ class Teacher(http.server.ThreadingHTTPServer):
         self.teacher = synthetic.SyntheticTeacher()
         self.delay = 0.0
         self.refused = ""
+        self.status = 400
         self.requests = []
         self.num_delivered = collections.Counter()
         self.lock = threading.Lock()
@@ -67,7 +68,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.server.num_delivered[question] += body["n"]
         if question == self.server.refused:
             key = self.headers["Authorization"]
-            return self.send(400, {"error": {"message": f"no, {key}", "code": None}})
+            return self.send(self.server.status, {"error": {"message": f"no, {key}", "code": None}})
         q = self.server.questions[question]
         samples = [
             self.server.teacher.answer(q.id, q.question, q.rationale, q.gold, first + number)
@@ -150,6 +151,7 @@ def test_decoded_records_become_the_corpus_that_the_teacher_itself_gives(server,
     )
     assert status == 0, stderr
     assert "18 samples of 6 questions are missing: 12 requests" in stdout
+    assert "HTTP Request" not in stderr, "no line per request between the progress bars"
     assert "18/18" in stderr and "sample/s" in stderr and "spent=" in stderr
     problems = arith.load("train", num_examples=6)
     itself = {
@@ -278,6 +280,12 @@ def test_failures_are_told_without_the_key(server, tmp_path):
         assert KEY.encode() not in path.read_bytes(), path
     assert {request["stop"][0] for request in server.requests} == {"\nQuestion:"}
     assert len({request["seed"] for request in server.requests}) == 3
+    server.status = 401
+    status, _, stderr = finish(start(server, tmp_path, *ARITH, "--limit=3", "--seed=1", "--yes"))
+    assert status == 1
+    assert "Check --base_url, --model, the key and the account." in stderr
+    assert len(server.requests) == 4
+    assert len(list(teacher.read_records(tmp_path))) == 2, "complete before, and still"
 
 
 def test_nothing_is_asked_without_consent(server, tmp_path):

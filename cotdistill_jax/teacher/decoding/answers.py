@@ -247,4 +247,6 @@ def _probability(token: str, log_prob: float) -> float:
 
 def _whole_characters(text: str) -> str:
     """Returns `text` with U+FFFD for halves of surrogate pairs, which JSON can hold and UTF-8 cannot."""
+    if text.isascii():
+        return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

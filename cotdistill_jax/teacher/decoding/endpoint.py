@@ -193,7 +193,7 @@ class Endpoint:
     def _wait(self, state: tenacity.RetryCallState) -> float:
         """Returns the seconds until the next attempt, and lets all others wait as long as the endpoint says."""
         assert state.outcome is not None
-        asked = retry_after_seconds(state.outcome.exception())
+        asked = _asked_to_wait(state.outcome.exception())
         if asked:
             self._pace.pause(asked)
         return max(asked or 0.0, self._backoff(state))
@@ -220,18 +220,28 @@ class Endpoint:
         return text.replace(self._key, "[key]") if self._key else text
 
 
-def retry_after_seconds(error: BaseException | None) -> float | None:
-    """Returns how long an endpoint asks to wait (header `Retry-After`, seconds or a date), or None if it does not say."""
-    if not isinstance(error, openai.APIStatusError):
-        return None
-    value = error.response.headers.get("retry-after")
+def retry_after_seconds(value: str | None, now: float) -> float | None:
+    """Returns how long a header `Retry-After` asks to wait, or None where it is missing or unreadable.
+
+    Args:
+        value: seconds, or a date.
+        now: seconds since the epoch.
+
+    Example: `retry_after_seconds("1.5", now=0.0) == 1.5`, `retry_after_seconds("Thu, 01 Jan 1970 00:01:00 GMT", now=50.0) == 10.0`.
+    """
     if value is None:
         return None
     try:
         return max(0.0, float(value))
     except ValueError:
-        parsed = email.utils.parsedate_tz(value)
-    return None if parsed is None else max(0.0, email.utils.mktime_tz(parsed) - time.time())
+        date = email.utils.parsedate_tz(value)
+    return None if date is None else max(0.0, email.utils.mktime_tz(date) - now)
+
+
+def _asked_to_wait(error: BaseException | None) -> float | None:
+    if not isinstance(error, openai.APIStatusError):
+        return None
+    return retry_after_seconds(error.response.headers.get("retry-after"), time.time())
 
 
 def _is_transient(error: BaseException) -> bool:
@@ -244,7 +254,7 @@ def _is_transient(error: BaseException) -> bool:
 def _is_hopeless(error: BaseException) -> bool:
     if not isinstance(error, openai.APIStatusError):
         return False
-    wait = retry_after_seconds(error)
+    wait = _asked_to_wait(error)
     return (
         error.status_code in _HOPELESS_STATUS
         or error.code == _OUT_OF_MONEY

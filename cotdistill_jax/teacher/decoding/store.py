@@ -42,6 +42,7 @@ class Finished:
     Attributes:
         totals: counts since the folder was begun.
         failures: by question id.
+        complete: whether an earlier run marked the folder complete.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -54,8 +55,10 @@ class Finished:
         content = journal.read(path)
         self.totals, self.failures = content.totals, content.failures
         self._questions = {record.question_id: record.question for record in content.records}
+        self.complete = False
         keys = {record.key for record in content.records}
         if (path / shards.MANIFEST_NAME).exists():
+            self.complete = shards.read_manifest(path, records.LAYOUT)["complete"]
             columns = ["question_id", "sample_id", "question"]
             for batch in shards.read_batches(
                 path, records.LAYOUT, columns=columns, verify=False, allow_incomplete=True
