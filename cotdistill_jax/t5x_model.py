@@ -313,7 +313,7 @@ def train_dataset(
         )
         if jax.process_index() == 0:
             run_folder.write_data_counts(run_folder.prepare(model_dir), reports)
-    return utils.get_dataset(
+    dataset = utils.get_dataset(
         cfg,
         shard_id,
         num_shards,
@@ -321,6 +321,8 @@ def train_dataset(
         num_epochs,
         continue_from_last_checkpoint,
     )
+    # As in train.data: a saved position fits only the very same pipeline.
+    return dataset.prefetch(2)
 
 
 def evaluation_dataset(

@@ -19,6 +19,7 @@ from flax import traverse_util
 import cotdistill_jax
 from cotdistill_jax import network
 from cotdistill_jax.checkpoints import huggingface, model_files, t5x_legacy, train_state
+from cotdistill_jax.teacher.shards import write_json_atomically
 
 OURS, HUGGING_FACE, T5X = "ours", "huggingface", "t5x"
 LAYOUTS = (OURS, HUGGING_FACE, T5X)
@@ -205,5 +206,4 @@ def _write_manifest(folder: pathlib.Path, weights: Weights, layout: str) -> None
             "parameters": sum(int(np.prod(leaf.shape)) for leaf in flat.values()),
         },
     }
-    text = json.dumps(content, indent=2) + "\n"
-    (folder / MANIFEST_FILE).write_text(text, encoding="utf-8")
+    write_json_atomically(folder / MANIFEST_FILE, content)

@@ -35,6 +35,7 @@ from flax import traverse_util
 from sentencepiece import sentencepiece_model_pb2
 
 from cotdistill_jax import network
+from cotdistill_jax.teacher.shards import write_json_atomically
 
 _DTYPES = {
     "F64": np.dtype("<f8"),
@@ -202,12 +203,12 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     sources = {theirs: (name, transposed) for name, (theirs, transposed) in names.items()}
     _write_tensors(folder, shapes, ours, sources, max_shard_bytes)
-    _write_json(folder / "config.json", _described(config))
+    write_json_atomically(folder / "config.json", _described(config))
     start = {"decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
-    _write_json(folder / "generation_config.json", start)
+    write_json_atomically(folder / "generation_config.json", start)
     if vocabulary_file is not None:
         shutil.copyfile(vocabulary_file, folder / _VOCABULARY_FILE)
-        _write_json(folder / "tokenizer_config.json", _tokenizer(extra_ids))
+        write_json_atomically(folder / "tokenizer_config.json", _tokenizer(extra_ids))
         _warn_of_other_ids(folder / _VOCABULARY_FILE)
 
 
@@ -412,7 +413,7 @@ def _write_tensors(
         placed |= dict.fromkeys(names, file)
     total = 4 * sum(int(np.prod(shape)) for shape in shapes.values())
     index = {"metadata": {"total_size": total}, "weight_map": placed}
-    _write_json(folder / "model.safetensors.index.json", index)
+    write_json_atomically(folder / "model.safetensors.index.json", index)
 
 
 def _split(shapes: Mapping[str, tuple[int, ...]], max_bytes: int) -> list[list[str]]:
@@ -456,7 +457,3 @@ def _read_json(path: pathlib.Path, what: str) -> Any:
     if not path.exists():
         raise FileNotFoundError(f"checkpoints: no {path}; expected {what}")
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
