@@ -10,7 +10,9 @@
 | `token_rows.py` | tokens of a teacher record and where they lie in its text |
 | `flow.py`, `heat_map.py` | token probabilities as bars and as a map of candidates |
 | `alignment_links.py`, `alignment_picture.py` | teacher tokens over student pieces |
-| `figures.py`, `page.py`, `templates/` | how pictures and pages are made |
+| `pictures.py` | pictures of a record's tokens into files |
+| `watch.py` | a run in the terminal while it trains |
+| `figures.py`, `text_lines.py`, `page.py`, `templates/` | how pictures and pages are made |
 """
 
 from cotdistill_jax.report.run_files import read_run

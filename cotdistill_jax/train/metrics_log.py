@@ -1,4 +1,4 @@
-"""Where the numbers of a run go: `metrics.jsonl`, TensorBoard and a progress bar.
+"""Where the numbers of a run go: `metrics.jsonl`, TensorBoard, Weights & Biases if asked for, and a progress bar.
 
 `metrics.jsonl` has one line per logged step, {"step": ..., "loss": ..., ...}. A run that continues from step N first
 removes what the interrupted run had written after N, from the lines and from TensorBoard's events, as it writes them again.
@@ -15,6 +15,8 @@ import tensorflow as tf
 from clu import metric_writers
 from tensorboard.compat.proto import event_pb2
 from tqdm import tqdm
+
+from cotdistill_jax.train import weights_and_biases
 
 METRICS_FILE = "metrics.jsonl"
 EVENTS_FOLDER = "tensorboard"
@@ -54,6 +56,7 @@ class MetricsLog:
         self._events = (
             metric_writers.SummaryWriter(os.fspath(events)) if tensorboard and first_host else None
         )
+        self._wandb = weights_and_biases.start(folder) if first_host else None
         self._bar = tqdm(
             total=total_steps,
             initial=first_step,
@@ -74,6 +77,8 @@ class MetricsLog:
         self._file.close()
         if self._events is not None:
             self._events.close()
+        if self._wandb is not None:
+            self._wandb.finish()
 
     def advance(self, step: int, loss: float, tokens_per_second: float) -> None:
         """Moves the bar to `step`."""
@@ -91,6 +96,8 @@ class MetricsLog:
         if self._events is not None:
             self._events.write_scalars(step, scalars)
             self._events.flush()
+        if self._wandb is not None:
+            self._wandb.log(dict(scalars), step=step)
 
     def say(self, text: str) -> None:
         """Prints a line above the bar."""
