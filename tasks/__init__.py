@@ -4,6 +4,6 @@ Names: tasks `{source}_{format}_v1`, mixtures `{source}_{all,in_context,zero_sho
 dataset is asked for.
 """
 
-from tasks import arith, gsm8k_gold, gsm8k_teacher, mixtures
+from tasks import arith, gsm8k_gold, gsm8k_teacher, mixtures, seed
 
-__all__ = ["arith", "gsm8k_gold", "gsm8k_teacher", "mixtures"]
+__all__ = ["arith", "gsm8k_gold", "gsm8k_teacher", "mixtures", "seed"]

@@ -71,7 +71,7 @@ def form_of(name: str) -> formats.Format:
 
 
 def test_names() -> None:
-    for source in ("arith", "gsm8k_gold", "gsm8k_teacher"):
+    for source in ("arith", "gsm8k_gold", "gsm8k_teacher", "seed"):
         for form in formats.FORMATS:
             assert f"{source}_{form}_v1" in seqio.TaskRegistry.names()
         kinds = ("all", "in_context", "zero_shot", *(f"seed_{size}" for size in SEED_SIZES))
@@ -83,10 +83,10 @@ def test_seed_rates() -> None:
     mixture = seqio.MixtureRegistry.get("gsm8k_teacher_seed_3b_v1")
     rates = {task.name: mixture.get_rate(task) for task in mixture.tasks}
     assert rates == {
-        "gsm8k_teacher_in_context_cot_v1": 79.3,
-        "gsm8k_teacher_zero_shot_cot_v1": 19.8,
-        "gsm8k_teacher_in_context_answer_only_v1": 0.55,
-        "gsm8k_teacher_zero_shot_answer_only_v1": 0.28,
+        "gsm8k_teacher_in_context_cot_v1": 103_560 / 130_530,
+        "gsm8k_teacher_zero_shot_cot_v1": 25_890 / 130_530,
+        "gsm8k_teacher_in_context_answer_only_v1": 720 / 130_530,
+        "gsm8k_teacher_zero_shot_answer_only_v1": 360 / 130_530,
     }
 
 

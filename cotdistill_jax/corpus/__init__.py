@@ -3,7 +3,7 @@
 | file | holds |
 |---|---|
 | `schema.py` | the rows of every corpus, and what its metadata say |
-| `arith.py`, `gsm8k_gold.py`, `gsm8k_teacher.py` | one TFDS builder each |
+| `arith.py`, `gsm8k_gold.py`, `gsm8k_teacher.py`, `seed.py` | one TFDS builder each |
 | `vocabularies.py` | `arith_vocabulary`, `t5_vocabulary`, `checksum` |
 
 Builders are imported by module name: they bring TensorFlow Datasets along.

@@ -2,7 +2,8 @@
 
 | file | holds |
 |---|---|
-| `registration.py` | `TaskFamily`: a corpus in four formats, and mixtures of them |
+| `registration.py` | `TaskFamily`, `FormattedTaskFamily`: a corpus in four formats, and mixtures of them |
+| `seed_batches.py` | how the paper batched its formats, and their weights |
 | `sources.py` | `CorpusSource`: the TFDS dataset on disk, with errors that say what to do |
 | `vocabularies.py` | `arith`, `t5`: the students' vocabularies as SeqIO objects |
 | `preprocessors.py` | rows of a corpus -> `inputs`, `targets`, teacher rows |
@@ -13,11 +14,12 @@
 from cotdistill_jax.seqio_tasks import vocabularies
 from cotdistill_jax.seqio_tasks.demonstrations import in_context_inputs
 from cotdistill_jax.seqio_tasks.metrics import accuracy, gold_or_prediction
-from cotdistill_jax.seqio_tasks.registration import TaskFamily
+from cotdistill_jax.seqio_tasks.registration import FormattedTaskFamily, TaskFamily
 from cotdistill_jax.seqio_tasks.sources import CorpusSource
 
 __all__ = [
     "CorpusSource",
+    "FormattedTaskFamily",
     "TaskFamily",
     "accuracy",
     "gold_or_prediction",

@@ -11,12 +11,27 @@ from cotdistill_jax.features.teacher import Example
 OutputFeatures = Mapping[str, seqio.Feature]
 
 PROBABILITY_STEPS = 10_000.0
+_INPUTS = ("inputs", "inputs_pretokenized")
 _KEPT = ("question_id", "sample_id", "question", "answer")
 
 
 def keep_first_of_question(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """Returns the rows that answer-only tasks use: the first one of each question."""
     return dataset.filter(lambda row: row["first_of_question"])
+
+
+def finished_inputs(dataset: tf.data.Dataset, output_features: OutputFeatures) -> tf.data.Dataset:
+    """Returns the rows with `inputs` (ids) and `inputs_pretokenized` from the field `input`."""
+    vocabulary = output_features["inputs"].vocabulary
+
+    def tokenise(row: Example) -> Example:
+        return {
+            **row,
+            "inputs_pretokenized": row["input"],
+            "inputs": vocabulary.encode_tf(row["input"]),
+        }
+
+    return dataset.map(tokenise, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 @seqio.map_over_dataset
@@ -57,8 +72,9 @@ def text_targets(
 
 def _kept(row: Example) -> Example:
     """Returns the fields that later steps, error messages and metrics need."""
+    names = [*_KEPT, *(name for name in _INPUTS if name in row)]
     # SeqIO's cache writer cannot store booleans.
-    return {**{name: row[name] for name in _KEPT}, "held_out": tf.cast(row["held_out"], tf.int32)}
+    return {**{name: row[name] for name in names}, "held_out": tf.cast(row["held_out"], tf.int32)}
 
 
 def zero_shot_inputs(

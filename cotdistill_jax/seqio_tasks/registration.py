@@ -6,6 +6,8 @@ A task's pipeline, [teacher] only for chain-of-thought tasks of a corpus with a 
       -> inputs (zero-shot) -> seqio.CacheDatasetPlaceholder -> demonstrations and inputs (in-context)
       -> append_eos -> teacher row for EOS [teacher] or rows of zeros -> guard_lengths
 
+A corpus of finished inputs (`FormattedTaskFamily`): CorpusSource -> targets and inputs -> placeholder -> append_eos and on as above.
+
 Teacher rows are checked when a corpus is built (`corpus.schema`), not each time they are read.
 """
 
@@ -33,12 +35,14 @@ class TaskFamily:
         has_teacher: Whether the corpus carries aligned teacher rows; its tasks then have the features of
             `features.output_features`, otherwise those of `features.text_features`.
         pool: Loads the training questions that demonstrations are drawn from.
+        top_k: Candidates per piece in the corpus, K.
     """
 
     source: str
     vocabulary: seqio.SentencePieceVocabulary
     has_teacher: bool
     pool: Callable[[], Sequence[Question]]
+    top_k: int = schema.TOP_K
 
     def task_name(self, form: str) -> str:
         """Returns the name of the task in a format, such as `arith_zero_shot_cot_v1`."""
@@ -66,14 +70,14 @@ class TaskFamily:
         seqio.TaskRegistry.add(
             name,
             source=CorpusSource(
-                self.source,
+                self._corpus(form),
                 schema.VERSION,
                 schema.SPLITS,
                 (lambda: vocabulary.sentencepiece_model_file) if self.has_teacher else None,
             ),
             preprocessors=self._preprocessors(form),
             output_features=(
-                features.output_features(vocabulary, schema.TOP_K)
+                features.output_features(vocabulary, self.top_k)
                 if self.has_teacher
                 else features.text_features(vocabulary)
             ),
@@ -82,16 +86,19 @@ class TaskFamily:
         )
         return name
 
+    def _corpus(self, form: formats.Format) -> str:
+        """Returns the TFDS name of the corpus that a format's task reads."""
+        return self.source
+
     def _preprocessors(self, form: formats.Format) -> list[Callable[..., Any]]:
         from_teacher = self.has_teacher and form.chain_of_thought
         steps: list[Callable[..., Any]] = []
         if not form.chain_of_thought:
             steps.append(preprocessors.keep_first_of_question)
-        if from_teacher:
-            steps.append(preprocessors.aligned_targets)
-        else:
-            field = "text" if form.chain_of_thought else "answer_sentence"
-            steps.append(preprocessors.text_targets(field))
+        field = "text" if form.chain_of_thought else "answer_sentence"
+        steps.append(
+            preprocessors.aligned_targets if from_teacher else preprocessors.text_targets(field)
+        )
         inputs = (
             in_context_inputs(self.pool, form, self.vocabulary)
             if form.in_context
@@ -100,9 +107,35 @@ class TaskFamily:
         # What is drawn anew for every epoch comes after the cache.
         cache = seqio.CacheDatasetPlaceholder()
         steps += [cache, inputs] if form.in_context else [inputs, cache]
-        steps.append(seqio.preprocessors.append_eos)
+        return [*steps, *self._endings(from_teacher)]
+
+    def _endings(self, from_teacher: bool) -> list[Callable[..., Any]]:
+        """Returns the preprocessors that every task ends with: EOS, its teacher row, the guard of the lengths."""
+        steps: list[Callable[..., Any]] = [seqio.preprocessors.append_eos]
         if from_teacher:
             steps += [features.append_teacher_eos, preprocessors.without_held_out_teacher]
         elif self.has_teacher:
             steps.append(features.zero_teacher)
         return [*steps, features.guard_lengths, preprocessors.fuse]
+
+
+@dataclasses.dataclass(frozen=True)
+class FormattedTaskFamily(TaskFamily):
+    """The four tasks of a corpus whose inputs are finished texts: one TFDS config per format, in the field `input`."""
+
+    def _corpus(self, form: formats.Format) -> str:
+        return f"{self.source}/{form.name}"
+
+    def _preprocessors(self, form: formats.Format) -> list[Callable[..., Any]]:
+        targets = (
+            preprocessors.aligned_targets
+            if form.chain_of_thought
+            else preprocessors.text_targets("text")
+        )
+        cache = seqio.CacheDatasetPlaceholder()
+        return [
+            preprocessors.finished_inputs,
+            targets,
+            cache,
+            *self._endings(from_teacher=form.chain_of_thought),
+        ]

@@ -53,7 +53,7 @@ class CorpusSource(seqio.TfdsDataSource):
         """Makes a source; nothing is read yet.
 
         Args:
-            name: TFDS name, such as `arith`.
+            name: TFDS name, such as `arith`, with its config if it has any (`seed/zero_shot_cot`).
             version: Its version, such as `1.0.0`.
             splits: Its splits.
             vocabulary_file: Finds the student's vocabulary; the corpus must have been aligned to it. None for a
@@ -92,7 +92,8 @@ class CorpusSource(seqio.TfdsDataSource):
     def _check(self) -> None:
         folder = pathlib.Path(self._loader.data_dir)
         if not (folder / "dataset_info.json").exists():
-            command = BUILD_COMMAND.format(name=self._name, data_dir=self._loader.tfds_data_dir)
+            corpus = self._name.partition("/")[0]  # without its config
+            command = BUILD_COMMAND.format(name=corpus, data_dir=self._loader.tfds_data_dir)
             raise FileNotFoundError(
                 f"tasks: corpus {self._name} is not in {folder}. Build it with `{command}`, or point {DATA_DIR_VARIABLE} "
                 "to the TFDS data directory that holds it."
