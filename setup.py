@@ -43,7 +43,11 @@ INSTALL_REQUIRES = [
 EXTRAS = {
     "dev": [
         "hypothesis>=6.100",
+        "ipykernel>=7",
         "mypy>=1.15",
+        "nbclient>=0.11",
+        "nbformat>=5.11",
+        "playwright>=1.65",  # the tests marked `browser`; without a browser they say that they were skipped
         "pytest>=8.3",
         "rapidfuzz>=3.10",
         "ruff>=0.12",
@@ -63,7 +67,7 @@ setuptools.setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=setuptools.find_packages(include=["cotdistill_jax", "cotdistill_jax.*"]),
-    package_data={"cotdistill_jax": ["**/*.model", "**/*.json", "**/*.txt"]},
+    package_data={"cotdistill_jax": ["**/*.model", "**/*.json", "**/*.txt", "report/templates/*"]},
     python_requires=">=3.11",
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,
