@@ -8,12 +8,15 @@
 | `predictions.py` | prediction files: appended batch by batch, resumable |
 | `scoring.py` | every answer rule side by side, intervals |
 | `voting.py` | self-consistency: majority vote, curve over the number of samples |
+| `verification.py` | the verifier: labelled samples, reranking, weighted vote |
 | `comparison.py` | two prediction files for the same questions: McNemar, disagreements |
 | `seed_transcripts.py` | the paper's output files, read and written |
 | `results.py`, `manifest.py` | what stands beside the predictions |
 | `vocabulary.py` | text to ids and back |
 | `selection.py` | which checkpoints a call evaluates, and loading them (needs jax) |
 | `generation.py` | prompts to completions (needs jax) |
+| `self_teaching.py` | completions with alternatives as teacher records |
+| `verifier_model.py` | scores of a trained verifier (needs jax) |
 | `evaluation.py` | all of it together |
 """
 

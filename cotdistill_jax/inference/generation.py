@@ -16,7 +16,11 @@ from cotdistill_jax.inference.planning import Sampling
 
 
 class Generator:
-    """A model on its devices, ready to complete prompts."""
+    """A model on its devices, ready to complete prompts.
+
+    Attributes:
+        top_k: how many alternatives its completions have at each position.
+    """
 
     def __init__(
         self,
@@ -26,6 +30,7 @@ class Generator:
         max_new_tokens: int,
         sampling: Sampling | None = None,
         mesh: jax.sharding.Mesh | None = None,
+        top_k: int = 0,
     ) -> None:
         """Puts the parameters on the devices.
 
@@ -35,6 +40,7 @@ class Generator:
             max_new_tokens: the most tokens generated per text, EOS included.
             sampling: how texts are drawn; None for greedy decoding.
             mesh: from `partitioning.make_mesh`; None uses the default device.
+            top_k: how many alternatives to record at each position.
 
         Raises:
             ValueError: the mesh does not divide the network or the batch, or a sampling setting is out of range.
@@ -42,7 +48,7 @@ class Generator:
         self._config = model.config
         self._where = str(model.path)
         self._batch_size, self._max_new_tokens = batch_size, max_new_tokens
-        self._mesh = mesh
+        self._mesh, self.top_k = mesh, top_k
         self._num_samples, self._seed = 1, 0
         self._chooser: decoding.Chooser = decoding.most_likely
         if sampling:
@@ -75,6 +81,7 @@ class Generator:
                 chooser=self._chooser,
                 key=jax.random.key(self._seed),
                 num_samples=self._num_samples,
+                top_k=self.top_k,
             ):
                 self._check_finite(answer.completion)
                 portion.append(answer)

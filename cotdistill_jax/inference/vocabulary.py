@@ -55,3 +55,18 @@ class Vocabulary:
         size, unknown = self._processor.get_piece_size(), self._processor.unk_id()
         text: str = self._processor.decode([i if i < size else unknown for i in kept])
         return text
+
+    def characters(self, id_: int) -> str:
+        """Returns what a piece stands for in a text, spaces included; "" for one that stands for no characters.
+
+        Example: the piece "▁boxes" is " boxes", EOS is "".
+        """
+        processor = self._processor
+        if (
+            id_ >= processor.get_piece_size()
+            or processor.is_control(id_)
+            or processor.is_unknown(id_)
+        ):
+            return ""
+        piece: str = processor.id_to_piece(id_)
+        return piece.replace("▁", " ")
