@@ -70,7 +70,7 @@ def _scores(
         targets = jnp.broadcast_to(verdict, (tokens.shape[0], verdict.shape[0]))
         shifted = jnp.pad(targets, ((0, 0), (1, 0)))[:, :-1]
         # All ones: the 0 that starts the decoder must not be taken for padding; what follows EOS counts nothing.
-        logits = model.apply(
+        logits: Any = model.apply(
             {"params": params},
             encoded,
             tokens,
