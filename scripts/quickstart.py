@@ -1,4 +1,4 @@
-"""The whole pipeline on the embedded corpus: build, train, evaluate before and after, one table.
+"""The whole pipeline on the embedded corpus: build, train, evaluate before and after, one table, one report.
 
 bash scripts/quickstart.sh        (makes the environment first, then runs this file)
 
@@ -43,13 +43,13 @@ def main(argv: list[str]) -> None:
     os.environ["COTDISTILL_TFDS_DIR"] = os.fspath(corpora.absolute())
 
     _command(
-        "1 of 3: the corpus",
+        "1 of 4: the corpus",
         "scripts/build_corpus.py",
         "--corpus=arith",
         f"--tfds_data_dir={corpora}",
     )
     _command(
-        "2 of 3: training",
+        "2 of 4: training",
         *("-m", "cotdistill_jax.train"),
         "--gin_file=gin/experiments/arith_quickstart.gin",
         "--gin_file=gin/runs/finetune.gin",
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> None:
     )
     steps_done = checkpoints.list_steps(run)
     _command(
-        "3 of 3: evaluation before and after training",
+        "3 of 4: evaluation before and after training",
         *("-m", "cotdistill_jax.inference"),
         f"--checkpoint={run}",
         f"--steps={steps_done[0]},{steps_done[-1]}",
@@ -68,7 +68,13 @@ def main(argv: list[str]) -> None:
         "--batch_size=200",
         f"--output_dir={evaluation}",
     )
-    _report(evaluation, output, time.monotonic() - start)
+    _command(
+        "4 of 4: the report",
+        *("-m", "cotdistill_jax.report"),
+        f"--run={output}",
+        f"--output={output / 'report.html'}",
+    )
+    _print_table(evaluation, output, time.monotonic() - start)
 
 
 def _command(title: str, *arguments: str) -> None:
@@ -81,7 +87,7 @@ def _command(title: str, *arguments: str) -> None:
     print(f"({time.monotonic() - start:.0f} s)", flush=True)
 
 
-def _report(evaluation: pathlib.Path, output: pathlib.Path, seconds: float) -> None:
+def _print_table(evaluation: pathlib.Path, output: pathlib.Path, seconds: float) -> None:
     """Prints the table: accuracy per format before and after, and after by number of steps."""
     steps_done = checkpoints.list_steps(output / "run")
     folders = [evaluation / f"checkpoint_{step}" for step in (steps_done[0], steps_done[-1])]
@@ -121,7 +127,8 @@ def _report(evaluation: pathlib.Path, output: pathlib.Path, seconds: float) -> N
     )
     print(f"Time: {seconds / 60:.1f} minutes after installation (target: 6)")
     print(
-        f"Artefacts: {output}/run (checkpoints, metrics.jsonl, TensorBoard), {output}/evaluation (predictions, results.json)"
+        f"Artefacts: {output}/report.html, {output}/run (checkpoints, metrics.jsonl, TensorBoard), "
+        f"{output}/evaluation (predictions, results.json)"
     )
 
 
