@@ -49,6 +49,7 @@ EXTRAS = {
         "nbformat>=5.11",
         "playwright>=1.65",  # the tests marked `browser`; without a browser they say that they were skipped
         "pytest>=8.3",
+        "pytest-xdist>=3.6",
         "rapidfuzz>=3.10",
         "ruff>=0.12",
     ],

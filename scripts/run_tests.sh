@@ -7,4 +7,4 @@ source scripts/environment.sh dev
 echo "== formatting" && ruff format --check .
 echo "== lint" && ruff check .
 echo "== types" && mypy
-echo "== tests" && python -m pytest --durations=15 "$@"
+echo "== tests" && python -m pytest --durations=15 --numprocesses=auto --dist=loadfile "$@"

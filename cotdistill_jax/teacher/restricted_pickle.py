@@ -23,7 +23,7 @@ import numpy as np
 from cotdistill_jax.teacher import pickle_scan
 from cotdistill_jax.teacher.pickle_scan import Status
 
-# Python objects take about ten times the bytes of their pickle: measured on token and probability pairs.
+# Python objects take about ten times the bytes of their pickle: an estimate from the sizes of (token, probability) tuples.
 MEMORY_PER_BYTE = 10
 _LONGEST_NAME = 1000
 _SEARCHED_BYTES = 1 << 20

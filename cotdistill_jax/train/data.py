@@ -1,8 +1,8 @@
 """The input of a run: a SeqIO task or mixture, packed and batched, with a position that can be saved.
 
 Every host reads the same batches and places the rows of its own devices. So the order of the data, and the saved position,
-do not depend on the number of hosts; the cost is that each host prepares all rows (thousands a second, see
-scripts/benchmark_packing.py) instead of its share.
+do not depend on the number of hosts; the cost is that each host prepares all rows (scripts/benchmark_packing.py
+measures how many a second) instead of its share.
 """
 
 import difflib
