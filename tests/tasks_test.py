@@ -267,7 +267,7 @@ def test_importing_tasks_needs_no_data(tmp_path: pathlib.Path) -> None:
         text=True,
         check=True,
     )
-    assert done.stdout.strip() == "12"
+    assert done.stdout.strip() == "18"  # four formats of four sources, two verifiers
     assert list(tmp_path.iterdir()) == []
 
 

@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 import tasks  # noqa: F401, registers the tasks
 from cotdistill_jax import benchmarks, corpus, formats
 from cotdistill_jax.corpus import seed
+from cotdistill_jax.seqio_tasks import vocabularies
 from cotdistill_jax.teacher.formatted import FormattedExample, write_examples
 
 NUM_TRAIN, DEV_ROWS = 12, [3, 7]
@@ -103,6 +104,8 @@ def folder(tmp_path_factory, benchmark_dir, processor):
 def data(folder, benchmark_dir, monkeypatch):
     monkeypatch.setenv("COTDISTILL_TFDS_DIR", str(folder))
     monkeypatch.setenv("COTDISTILL_DATA_DIR", str(benchmark_dir))
+    # SeqIO keeps the model that it loaded first; an earlier test of this process may have read the real one.
+    monkeypatch.setattr(vocabularies.t5(), "_model", None)
 
 
 @pytest.mark.parametrize("name", formats.FORMATS)

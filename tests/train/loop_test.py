@@ -133,9 +133,11 @@ def test_nan_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path):
     def poisoned_after_3(step):
         return jax.numpy.where(step < 3, 1e-3, np.nan)
 
-    with pytest.raises(loop.NonFiniteLossError, match="at step 5"):
+    with pytest.raises(
+        loop.NonFiniteLossError, match="a parameter is NaN or infinite after step 4"
+    ):
         _train(tmp_path, optimizer=optax.sgd(poisoned_after_3))
-    # The 4th update made the parameters NaN; the loss of step 5 is the first to show it.
+    # The 4th update made the parameters NaN: seen when step 4 is to be saved, before the loss of step 5 shows it.
     assert checkpoints.list_steps(tmp_path)[:1] == [2]
     newest = checkpoints.load_model(tmp_path / "checkpoint_2")
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(newest.params))
