@@ -14,9 +14,10 @@ from typing import Any
 
 from cotdistill_jax import inference
 from cotdistill_jax.teacher.shards import MANIFEST_NAME
+from cotdistill_jax.train.metrics_file import METRICS_FILE, read_metrics
 
 _RESULTS = "results.json"
-_MARKS = ("metrics.jsonl", "model.json", "config.gin")
+_MARKS = (METRICS_FILE, "model.json", "config.gin")
 # Folders with thousands of files in which nothing is looked for.
 _SKIPPED = re.compile(r"^(checkpoint_\d+|tensorboard|downloads|\..*)$")
 _MACRO = re.compile(r"^([A-Z][A-Z0-9_]*) = (\\\n\s*)?(.*)$", re.MULTILINE)
@@ -112,12 +113,6 @@ def find_training(folder: pathlib.Path) -> pathlib.Path | None:
         if any((candidate / name).exists() for name in _MARKS):
             return candidate
     return None
-
-
-def read_metrics(training: pathlib.Path) -> list[dict[str, float]]:
-    """Returns the lines of `metrics.jsonl`, oldest first; a torn last line is left out, a missing file has none."""
-    lines = _text(training, "metrics.jsonl").split("\n")[:-1]
-    return [json.loads(line) for line in lines]
 
 
 def macros(config: str) -> dict[str, str]:

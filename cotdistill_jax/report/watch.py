@@ -15,6 +15,7 @@ from rich.text import Text
 
 from cotdistill_jax.report import run_files
 from cotdistill_jax.report.curves import Metrics, series
+from cotdistill_jax.train.metrics_file import read_metrics
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _WIDTH = 60
@@ -92,7 +93,7 @@ def view(folder: pathlib.Path) -> Group:
     config = training / "config.gin"
     macros = run_files.macros(config.read_text(encoding="utf-8")) if config.exists() else {}
     total = macros.get("TRAIN_STEPS", "")
-    metrics = run_files.read_metrics(training)
+    metrics = read_metrics(training)
     now = standing(metrics, int(total) if total.isdecimal() else None)
     return Group(_heading(training, now), *_rows(now, metrics))
 

@@ -8,6 +8,7 @@
 | `optimizers.py` | Optax chains and schedules that gin files bind |
 | `evaluation.py` | accuracy during training, through SeqIO's evaluator |
 | `metrics_log.py` | JSON Lines, TensorBoard, progress bar |
+| `metrics_file.py` | the JSON Lines, read |
 | `window.py` | the steps between two lines of metrics: means, spikes, NaN |
 | `incidents.py` | batches worth a look, as text |
 | `run_folder.py` | configuration, versions, devices and data beside the checkpoints |

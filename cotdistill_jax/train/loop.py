@@ -27,7 +27,8 @@ from cotdistill_jax.checkpoints import (
 )
 from cotdistill_jax.losses import LossFn, sample_matching
 from cotdistill_jax.train import config_changes, data, run_folder, run_lock, step, stopping
-from cotdistill_jax.train.metrics_log import MetricsLog, read_metrics
+from cotdistill_jax.train.metrics_file import read_metrics
+from cotdistill_jax.train.metrics_log import MetricsLog
 from cotdistill_jax.train.window import NonFiniteLossError, OnNonfinite, Window
 
 EvaluateFn = Callable[[network.T5Config, Any, int], Mapping[str, float]]

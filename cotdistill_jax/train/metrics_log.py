@@ -17,8 +17,8 @@ from tensorboard.compat.proto import event_pb2
 from tqdm import tqdm
 
 from cotdistill_jax.train import weights_and_biases
+from cotdistill_jax.train.metrics_file import METRICS_FILE, read_metrics
 
-METRICS_FILE = "metrics.jsonl"
 EVENTS_FOLDER = "tensorboard"
 
 
@@ -103,15 +103,6 @@ class MetricsLog:
         """Prints a line above the bar."""
         if self._first_host:
             self._bar.write(text)
-
-
-def read_metrics(model_dir: str | os.PathLike[str]) -> list[dict[str, float]]:
-    """Returns the lines of `metrics.jsonl`, oldest first; a torn last line is left out."""
-    path = pathlib.Path(model_dir) / METRICS_FILE
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1]]
 
 
 def _drop_lines_after(path: pathlib.Path, step: int) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from cotdistill_jax import checkpoints
 from cotdistill_jax.corpus import arith
-from cotdistill_jax.train import metrics_log
+from cotdistill_jax.train import metrics_file
 
 ROOT = pathlib.Path(__file__).parents[2]
 FILES = ("--gin_file=gin/experiments/arith_quickstart.gin", "--gin_file=gin/runs/finetune.gin")
@@ -65,7 +65,7 @@ def test_killed_run_is_continued_by_the_same_command(tmp_path, corpora):
     assert status == 0, output[-2000:]
     assert "continuing" in output
     assert "done after step 60" in output
-    lines = metrics_log.read_metrics(run)
+    lines = metrics_file.read_metrics(run)
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, 61))
     (evaluated,) = (line for line in lines if "loss" not in line)
     assert evaluated["step"] == 60

@@ -20,7 +20,7 @@ from flax import traverse_util
 from tensorboard.compat.proto import event_pb2
 
 from cotdistill_jax.checkpoints import t5x_legacy
-from cotdistill_jax.train import metrics_log
+from cotdistill_jax.train import metrics_file, metrics_log
 
 ROOT = pathlib.Path(__file__).parents[2]
 FORKING = """
@@ -38,28 +38,9 @@ FORKING = """
         print(pid, flush=True)
         print(os.waitpid(pid, 0)[1], flush=True)
 """
-TASKS = """
-    import seqio, tensorflow as tf
-    from cotdistill_jax import corpus, features
-    from cotdistill_jax.benchmarks import arith
-
-    def examples(split, shuffle_files, seed=None):
-        problems = arith.load(split, 64)
-        return tf.data.Dataset.from_tensor_slices({
-            "inputs": [f"Q: {problem.question} A:" for problem in problems],
-            "targets": [f"The answer is {problem.gold}" for problem in problems]})
-
-    vocabulary = seqio.SentencePieceVocabulary(str(corpus.arith_vocabulary()), extra_ids=0)
-    for name in ("kill_a", "kill_b"):
-        seqio.TaskRegistry.add(
-            name, source=seqio.FunctionDataSource(examples, splits=["train", "validation"]),
-            preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos, features.guard_lengths],
-            output_features=features.text_features(vocabulary), metric_fns=[])
-    seqio.MixtureRegistry.add("kill_mixture", [("kill_a", 0.7), ("kill_b", 0.3)])
-"""
 FILES = ("gin/defaults.gin", "gin/models/tiny.gin", "gin/runs/finetune.gin")
 MACROS = {
-    "MIXTURE_OR_TASK_NAME": "'kill_mixture'", "TASK_FEATURE_LENGTHS": "{'inputs': 96, 'targets': 32}",
+    "MIXTURE_OR_TASK_NAME": "'toy_mixture'", "TASK_FEATURE_LENGTHS": "{'inputs': 96, 'targets': 32}",
     "EMB_DIM": 16, "NUM_HEADS": 2, "HEAD_DIM": 8, "MLP_DIM": 32, "NUM_LAYERS": 1, "BATCH_SIZE": 4,
     "DROPOUT_RATE": 0.1, "LOG_PERIOD": 3, "SAVE_PERIOD": 4, "KEEP_CHECKPOINTS": 2, "WARMUP_STEPS": 4,
     "COUNT_EXAMPLES": 0,
@@ -70,13 +51,12 @@ TIMES = ("steps_per_second", "tokens_per_second")
 class Runner:
     """Starts the command in forked processes."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, modules):
         self.folder = folder
-        (folder / "kill_tasks.py").write_text(textwrap.dedent(TASKS))
         self.process = subprocess.Popen(
             [sys.executable, "-c", textwrap.dedent(FORKING)],
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": f"{ROOT}:{folder}"},
+            env={**os.environ, "PYTHONPATH": f"{ROOT}:{modules}"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -92,7 +72,7 @@ class Runner:
         }
         arguments = [
             "train",
-            "--module_import=kill_tasks",
+            "--module_import=toy_tasks",
             *(f"--gin_file={file}" for file in FILES),
             *(f"--gin.{name}={value}" for name, value in macros.items()),
         ]
@@ -107,15 +87,15 @@ class Runner:
 
 
 @pytest.fixture(scope="module")
-def runner(tmp_path_factory):
-    runner = Runner(tmp_path_factory.mktemp("kill"))
+def runner(tmp_path_factory, toy_tasks):
+    runner = Runner(tmp_path_factory.mktemp("kill"), toy_tasks)
     yield runner
     runner.process.stdin.close()
     runner.process.wait(timeout=60)
 
 
 def _last_line(run):
-    lines = metrics_log.read_metrics(run) if (run / metrics_log.METRICS_FILE).exists() else []
+    lines = metrics_file.read_metrics(run) if (run / metrics_file.METRICS_FILE).exists() else []
     return int(lines[-1]["step"]) if lines else 0
 
 
@@ -155,7 +135,7 @@ def _events(run):
 
 
 def _lines(run):
-    lines = metrics_log.read_metrics(run)
+    lines = metrics_file.read_metrics(run)
     return [{k: v for k, v in line.items() if k not in TIMES} for line in lines]
 
 

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from cotdistill_jax import checkpoints, corpus, features, losses, network
 from cotdistill_jax.benchmarks import arith
-from cotdistill_jax.train import loop, metrics_log
+from cotdistill_jax.train import loop, metrics_file
 
 TASK = "loop_test_toy"
 LENGTHS = {"inputs": 96, "targets": 96}
@@ -83,7 +83,7 @@ def _params(model_dir):
 def test_loss_falls_and_every_artefact_is_there(tmp_path):
     result = _train(tmp_path, total_steps=20, tensorboard=True)
     assert result == (20, True)
-    lines = metrics_log.read_metrics(tmp_path)
+    lines = metrics_file.read_metrics(tmp_path)
     assert [line["step"] for line in lines] == list(range(1, 21))
     assert lines[-1]["loss"] < 0.7 * lines[0]["loss"]
     assert lines[0]["num_examples"] > 4  # packed: more examples than rows
@@ -103,7 +103,7 @@ def test_a_run_continued_from_a_checkpoint_equals_an_uninterrupted_one(tmp_path)
     )
 
     def losses_of(name):
-        return [(line["step"], line["loss"]) for line in metrics_log.read_metrics(tmp_path / name)]
+        return [(line["step"], line["loss"]) for line in metrics_file.read_metrics(tmp_path / name)]
 
     assert losses_of("whole") == losses_of("parts")
 
@@ -200,7 +200,7 @@ def test_sigterm_saves_and_the_next_call_continues(tmp_path):
         f"print(test._train({os.fspath(tmp_path / 'run')!r}, total_steps=100_000, save_period=50_000), flush=True)\n"
     )
     process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
-    metrics = tmp_path / "run" / metrics_log.METRICS_FILE
+    metrics = tmp_path / "run" / metrics_file.METRICS_FILE
     while process.poll() is None and not (metrics.exists() and metrics.stat().st_size > 500):
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
@@ -209,6 +209,6 @@ def test_sigterm_saves_and_the_next_call_continues(tmp_path):
     assert "finished=False" in output
     (stopped,) = checkpoints.list_steps(tmp_path / "run")
     _train(tmp_path / "run", total_steps=stopped + 3)
-    assert [line["step"] for line in metrics_log.read_metrics(tmp_path / "run")] == list(
+    assert [line["step"] for line in metrics_file.read_metrics(tmp_path / "run")] == list(
         range(1, stopped + 4)
     )

@@ -6,31 +6,13 @@ import pathlib
 import socket
 import subprocess
 import sys
-import textwrap
 
 import pytest
 
 from cotdistill_jax import checkpoints
-from cotdistill_jax.train import metrics_log
+from cotdistill_jax.train import metrics_file
 
 ROOT = pathlib.Path(__file__).parents[2]
-TASKS = """
-    import seqio, tensorflow as tf
-    from cotdistill_jax import corpus, features
-    from cotdistill_jax.benchmarks import arith
-
-    def examples(split, shuffle_files, seed=None):
-        problems = arith.load(split, 64)
-        return tf.data.Dataset.from_tensor_slices({
-            "inputs": [f"Q: {problem.question} A:" for problem in problems],
-            "targets": [f"The answer is {problem.gold}" for problem in problems]})
-
-    vocabulary = seqio.SentencePieceVocabulary(str(corpus.arith_vocabulary()), extra_ids=0)
-    seqio.TaskRegistry.add(
-        "multihost_toy", source=seqio.FunctionDataSource(examples, splits=["train", "validation"]),
-        preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos, features.guard_lengths],
-        output_features=features.text_features(vocabulary), metric_fns=[])
-"""
 FILES = (
     "gin/defaults.gin",
     "gin/schedules/constant.gin",
@@ -38,7 +20,7 @@ FILES = (
     "gin/runs/finetune.gin",
 )
 MACROS = {
-    "MIXTURE_OR_TASK_NAME": "'multihost_toy'", "TASK_FEATURE_LENGTHS": "{'inputs': 96, 'targets': 32}",
+    "MIXTURE_OR_TASK_NAME": "'toy_a'", "TASK_FEATURE_LENGTHS": "{'inputs': 96, 'targets': 32}",
     "EMB_DIM": 16, "NUM_HEADS": 2, "HEAD_DIM": 8, "MLP_DIM": 32, "NUM_LAYERS": 1, "BATCH_SIZE": 8, "LOG_PERIOD": 1,
     "SAVE_PERIOD": 4, "WARMUP_STEPS": 2, "TRAIN_STEPS": 4, "COMPILATION_CACHE_DIR": None,
 }  # fmt: skip
@@ -48,7 +30,7 @@ def _start(folder, run, devices, flags=(), **macros):
     macros = {**MACROS, "MODEL_DIR": f"'{run}'", **macros}
     return subprocess.Popen(
         [
-            *(sys.executable, "-m", "cotdistill_jax.train", "--module_import=multihost_tasks"),
+            *(sys.executable, "-m", "cotdistill_jax.train", "--module_import=toy_tasks"),
             *(f"--gin_file={file}" for file in FILES),
             *(f"--gin.{name}={value}" for name, value in macros.items()),
             *flags,
@@ -84,22 +66,21 @@ def _finish(*processes):
 
 
 def _losses(run):
-    return [line["loss"] for line in metrics_log.read_metrics(run)]
+    return [line["loss"] for line in metrics_file.read_metrics(run)]
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_losses_of_one_device_and_one_process_continues(tmp_path):
-    (tmp_path / "multihost_tasks.py").write_text(textwrap.dedent(TASKS))
+def test_two_processes_give_the_losses_of_one_device_and_one_process_continues(tmp_path, toy_tasks):
     one, two = tmp_path / "one", tmp_path / "two"
-    _finish(*_start_two(tmp_path, two, MESH_SHAPE="(2, 2, 2)"))
-    _finish(_start(tmp_path, one, 1, TRAIN_STEPS=6))
-    assert [line["step"] for line in metrics_log.read_metrics(two)] == [1, 2, 3, 4]
+    _finish(*_start_two(toy_tasks, two, MESH_SHAPE="(2, 2, 2)"))
+    _finish(_start(toy_tasks, one, 1, TRAIN_STEPS=6))
+    assert [line["step"] for line in metrics_file.read_metrics(two)] == [1, 2, 3, 4]
     # Sums over devices run in another order: float32 rounding, a few steps of it.
     assert _losses(two) == pytest.approx(_losses(one)[:4], rel=2e-5)
     assert checkpoints.list_steps(two) == [4]
     manifest = json.loads((two / "manifest.json").read_text())
     assert manifest["topology"]["num_hosts"] == 2
     assert manifest["topology"]["num_devices"] == 8
-    (output,) = _finish(_start(tmp_path, two, 1, ("--allow_config_changes",), TRAIN_STEPS=6))
+    (output,) = _finish(_start(toy_tasks, two, 1, ("--allow_config_changes",), TRAIN_STEPS=6))
     assert "the batches are the same, in the same order" in output
     assert _losses(two) == pytest.approx(_losses(one), rel=2e-5)

@@ -2,7 +2,7 @@ import importlib.util
 
 import pytest
 
-from cotdistill_jax.train import metrics_log, weights_and_biases
+from cotdistill_jax.train import metrics_file, metrics_log, weights_and_biases
 
 
 def write(folder, first_step=0):
@@ -34,4 +34,4 @@ def test_an_offline_run_is_written_and_continued_under_one_id(tmp_path, monkeypa
     write(tmp_path, first_step=1)
     files = sorted(tmp_path.glob(f"wandb/offline-run-*/run-{run_id}.wandb"))
     assert files and all(b"loss" in file.read_bytes() for file in files)
-    assert [line["step"] for line in metrics_log.read_metrics(tmp_path)] == [1, 2]
+    assert [line["step"] for line in metrics_file.read_metrics(tmp_path)] == [1, 2]

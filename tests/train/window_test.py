@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from cotdistill_jax.train import metrics_log, window
+from cotdistill_jax.train import metrics_file, metrics_log, window
 
 
 class Letters:
@@ -42,13 +42,13 @@ def _lines(folder):
     times = ("steps_per_second", "tokens_per_second")
     return [
         {name: value for name, value in line.items() if name not in times}
-        for line in metrics_log.read_metrics(folder)
+        for line in metrics_file.read_metrics(folder)
     ]
 
 
 def test_line_holds_means_and_sums(tmp_path):
     _run(tmp_path, [1.0, 2.0, 3.0, 4.0])
-    (line,) = metrics_log.read_metrics(tmp_path)
+    (line,) = metrics_file.read_metrics(tmp_path)
     assert (line["step"], line["loss"], line["num_target_tokens"]) == (4, 2.5, 16.0)
     assert line["tokens_per_second"] == pytest.approx(12 * line["steps_per_second"])
 
@@ -90,7 +90,7 @@ def test_nan_stops_and_leaves_its_batch(tmp_path):
 
 def test_skipped_steps_are_counted_and_left_out_of_means(tmp_path):
     _run(tmp_path, [1.0, np.nan, 3.0, np.inf], on_nonfinite="skip")
-    (line,) = metrics_log.read_metrics(tmp_path)
+    (line,) = metrics_file.read_metrics(tmp_path)
     assert (line["loss"], line["num_skipped_steps"], line["num_target_tokens"]) == (2.0, 2.0, 16.0)
 
 
