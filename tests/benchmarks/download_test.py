@@ -54,7 +54,7 @@ def server(monkeypatch):
             self.wfile.write(body[: len(body) // 2] if answer == "truncated" else body)
 
         def log_message(self, *args):
-            pass
+            """Says nothing."""
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
         state.url = f"http://127.0.0.1:{running.server_port}/file"

@@ -22,7 +22,7 @@ def test_second_run_is_refused_with_the_owners_name_until_the_owner_dies(tmp_pat
         pytest.raises(run_lock.FolderInUseError, match=f"process {owner.pid} on ") as raised,
         run_lock.hold(tmp_path),
     ):
-        pass
+        pytest.fail("held by two")
     assert socket.gethostname() in str(raised.value)
     assert raised.value.filename == str(tmp_path)
     owner.send_signal(signal.SIGKILL)
@@ -33,7 +33,7 @@ def test_second_run_is_refused_with_the_owners_name_until_the_owner_dies(tmp_pat
 
 
 def test_lock_ends_with_the_block(tmp_path):
+    with run_lock.hold(tmp_path), pytest.raises(run_lock.FolderInUseError):
+        run_lock.hold(tmp_path).__enter__()
     with run_lock.hold(tmp_path):
-        pass
-    with run_lock.hold(tmp_path):
-        pass
+        assert (tmp_path / run_lock.LOCK_FILE).read_text()

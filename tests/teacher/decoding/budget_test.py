@@ -31,9 +31,9 @@ def test_requests_in_flight_count_until_they_are_settled():
             pytest.raises(budget.SpendCapError, match="above the cap of 10"),
             kept.reserve(decoding.Usage(0, 3)),
         ):
-            pass
+            pytest.fail("reserved above the cap")
         with kept.reserve(decoding.Usage(0, 2)):
-            pass
+            assert kept.cost == 4.0  # what is reserved is not spent
         kept.spent += decoding.Usage(1, 1)
     with kept.reserve(decoding.Usage(0, 4)):
         assert kept.cost == 6.0
