@@ -107,7 +107,9 @@ class DistillEncDecModel(models.EncoderDecoderModel):
     ) -> Any:
         """Returns drawn parameters and their logical axes."""
         key = rng if self._init_seed is None else jax.random.key(self._init_seed)
-        return super().get_initial_variables(key, input_shapes, input_types)
+        # `t5x.eval` and `t5x.infer` name no types, and T5X would then draw float32 tokens.
+        types = dict.fromkeys(input_shapes, jnp.int32) if input_types is None else input_types
+        return super().get_initial_variables(key, input_shapes, types)
 
     def loss_fn(
         self, params: Any, batch: Batch, dropout_rng: Array | None
