@@ -75,7 +75,7 @@ def align(record: TeacherRecord, vocabulary: Any, method: str) -> Alignment:
         return Alignment(method, tuple(tokens), (), error.reason)
     table = PieceTable(vocabulary)
     where = targets.encode_texts([record.text], table)
-    linked = _paired(record, table, where) if method == "dtw" else None
+    linked = _paired(record, tokens, table, where) if method == "dtw" else None
     pieces = []
     for number, (row, start, end) in enumerate(
         zip(rows, where.starts.tolist(), where.ends.tolist(), strict=True)
@@ -92,9 +92,10 @@ def _under(tokens: list[PlacedToken], start: int, end: int) -> tuple[int, ...]:
 
 
 def _paired(
-    record: TeacherRecord, table: PieceTable, where: targets.Pieces
+    record: TeacherRecord, tokens: list[PlacedToken], table: PieceTable, where: targets.Pieces
 ) -> list[tuple[int, ...]]:
-    """Returns per piece the tokens on the cheapest path, counted from the first token of the answer."""
+    """Returns per piece the tokens on the cheapest path."""
+    places = {token.index: place for place, token in enumerate(tokens)}
     flat = steps.FlatSteps.from_lists([record.tokens], [record.top_k], table)
     answer = dtw.answer_steps(record.tokens, record.text)
     if isinstance(answer, str):
@@ -110,6 +111,6 @@ def _paired(
         *table.piece_letters,
     )
     return [
-        tuple(range(begin - answer.start, begin - answer.start + count))
+        tuple(places[step] for step in range(begin, begin + count) if step in places)
         for count, begin in zip(counts.tolist(), first.tolist(), strict=True)
     ]

@@ -31,7 +31,7 @@ def draw_alignment(text: str, alignments: Sequence[Alignment], theme: Theme) -> 
         alignments: of that record, one per method.
         theme: colours.
     """
-    lines = split_lines(text, _LINE_CHARS, newline_first=True)
+    lines = split_lines(text.rstrip(), _LINE_CHARS, newline_first=True)
     rows = len(lines) * len(alignments)
     size = (_LINE_CHARS * _CHAR_INCHES + 1.1, rows * _BAND_INCHES + 0.7)
     figure = Figure(figsize=size, layout="constrained")

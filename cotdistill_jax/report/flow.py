@@ -29,7 +29,7 @@ def draw_flow(text: str, models: Mapping[str, Sequence[PlacedToken]], theme: The
         models: per model name its tokens, placed on the text.
         theme: colours.
     """
-    lines = split_lines(text, _LINE_CHARS)
+    lines = split_lines(text.rstrip(), _LINE_CHARS)
     bands = len(models)
     height = len(lines) * (bands * _BAND_INCHES + _TEXT_INCHES) + 0.6
     columns = max(_LEAST_CHARS, *(line.end - line.start for line in lines))

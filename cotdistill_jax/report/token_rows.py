@@ -31,9 +31,10 @@ class TokenRow:
 
 @dataclasses.dataclass(frozen=True)
 class PlacedToken:
-    """A token and the characters [start, end) of the text that it stands for."""
+    """A token, its index in the record, and the characters [start, end) of the text that it stands for."""
 
     row: TokenRow
+    index: int
     start: int
     end: int
 
@@ -62,16 +63,19 @@ def place(record: TeacherRecord) -> list[PlacedToken]:
     (prompt's end, stop tokens) are left out, and so is white space around the text.
 
     Raises:
-        PlacementError: the tokens do not spell the text, whatever white space; the message shows where they part.
+        PlacementError: nothing but white space in the text, or the tokens do not spell it, white space aside; the message
+            shows where they part.
 
     Example: text "It is", tokens ("\\n", "It", " is", "</s>") -> "It" at [0, 2), " is" at [2, 5).
     """
     rows, text = token_rows(record), record.text
+    if not text.strip():
+        raise PlacementError(f"report: record {record.key}: its text {text!r} has nothing to draw")
     visible = [place for place, char in enumerate(text) if not char.isspace()]
     first = _first_token([row.text for row in rows], "".join(text.split()))
     placed: list[PlacedToken] = []
     end, done = 0, 0
-    for row in rows[first:]:
+    for index, row in enumerate(rows[first:], first):
         letters = "".join(row.text.split())
         if done == len(visible):
             break
@@ -82,7 +86,7 @@ def place(record: TeacherRecord) -> list[PlacedToken]:
             )
         done += len(letters)
         start, end = end, _end(row.text, text, end, visible[done - 1] + 1 if letters else None)
-        placed.append(PlacedToken(row, start, end))
+        placed.append(PlacedToken(row, index, start, end))
     if done < len(visible):
         raise PlacementError(
             f"report: record {record.key}: its {len(rows)} tokens end before its text does, which goes on with "

@@ -62,6 +62,8 @@ def test_tokens_of_another_text_are_refused():
         token_rows.place(of(["It", " was"], "It is"))
     with pytest.raises(token_rows.PlacementError, match=r"end before its text does.*' is'"):
         token_rows.place(of(["It"], "It is"))
+    with pytest.raises(token_rows.PlacementError, match="nothing to draw"):
+        token_rows.place(of(["\n"], "\n"))
 
 
 def test_a_repeated_candidate_counts_once():
@@ -132,13 +134,28 @@ def test_files_and_texts_that_do_not_fit_are_refused(record, tmp_path):
 
 def test_alignment_links(record, vocabulary):
     spanned = alignment_links.align(record, vocabulary, "spans")
-    assert [spanned.tokens[piece.links[0]].start <= piece.start for piece in spanned.pieces]
+    assert all(spanned.tokens[piece.links[0]].start <= piece.start for piece in spanned.pieces)
     for piece in spanned.pieces:
         assert all(spanned.tokens[link].start < piece.end for link in piece.links)
     paired = alignment_links.align(record, vocabulary, "dtw")
     linked = {link for piece in paired.pieces for link in piece.links}
     assert linked == set(range(len(paired.tokens)))  # a path visits every token
     assert paired.num_one_hot > spanned.num_one_hot
+
+
+@pytest.mark.parametrize("around", ["", " step\n"])
+def test_a_soft_piece_of_dtw_is_linked_with_the_token_that_it_equals(record, vocabulary, around):
+    tokens = (" step", "\n", *record.tokens, "\n", "\n")
+    rows = tuple(((token, 0.5),) for token in tokens)
+    seed = dataclasses.replace(
+        record, tokens=tokens, top_k=rows, text=around + record.text + "\n\n"
+    )
+    aligned = alignment_links.align(seed, vocabulary, "dtw")
+    soft = [piece for piece in aligned.pieces if piece.how.soft]
+    assert soft
+    for piece in soft:
+        (token,) = (aligned.tokens[link] for link in piece.links)
+        assert token.row.text.strip() == seed.text[piece.start : piece.end].strip()
 
 
 def test_a_rejected_record_says_why(record, vocabulary):
