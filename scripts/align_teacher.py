@@ -1,8 +1,9 @@
 """Aligns teacher records to the student's vocabulary: writes an aligned corpus, a quality report and a manifest.
 
-    python scripts/align_teacher.py --records=DIR --vocab=data/t5/spiece.model --method=spans --output_dir=DIR --workers=2
+    python scripts/align_teacher.py --records=DIR --vocab=data/t5/spiece.model --output_dir=DIR --correct_only --workers=2
 
-The report is `quality.json` and `quality.html`. An interrupted run continues when the same command is given again: shards that are
+The report is `quality.json` and `quality.html`. Samples without a label (fresh ones of `decode_teacher`) are labelled by --label_rule,
+and the report says how many samples, first samples and majority votes are right by that rule. An interrupted run continues when the same command is given again: shards that are
 whole are kept. On many machines, with the extra `beam` in an environment of its own and folders that all of them see:
 
     python scripts/align_teacher.py ... --beam_options=runner=FlinkRunner,flink_master=HOST:8081
@@ -15,19 +16,26 @@ import sys
 from absl import app, flags
 from tqdm import tqdm
 
-from cotdistill_jax.alignment import pipeline
+from cotdistill_jax import answers
+from cotdistill_jax.alignment import METHODS, pipeline
 
 _RECORDS = flags.DEFINE_string("records", None, "Folder of teacher records.", required=True)
 _VOCAB = flags.DEFINE_string(
     "vocab", None, "SentencePiece model file of the student.", required=True
 )
-_METHOD = flags.DEFINE_enum("method", "spans", ["spans", "dtw"], "Alignment rule.")
+_METHOD = flags.DEFINE_enum("method", "spans", list(METHODS), "Alignment rule.")
 _OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", None, "Folder of the aligned corpus.", required=True
 )
 _TOP_K = flags.DEFINE_integer("top_k", 5, "Candidates stored per piece.", lower_bound=1)
 _CORRECT_ONLY = flags.DEFINE_bool(
-    "correct_only", False, "Leave out samples that are not labelled correct."
+    "correct_only", False, "Leave out samples whose answer is not correct."
+)
+_LABEL_RULE = flags.DEFINE_enum(
+    "label_rule",
+    pipeline.DEFAULT_RULE,
+    list(answers.RULES),
+    "Answer rule for samples without a label, and for the teacher's accuracy.",
 )
 _WORKERS = flags.DEFINE_integer("workers", 1, "Processes on this machine.", lower_bound=1)
 _BEAM_OPTIONS = flags.DEFINE_string(
@@ -80,6 +88,7 @@ def main(argv: list[str]) -> None:
         _METHOD.value,
         _TOP_K.value,
         _CORRECT_ONLY.value,
+        _LABEL_RULE.value,
     )
     try:
         numbers = pipeline.start(job)
@@ -90,10 +99,15 @@ def main(argv: list[str]) -> None:
         report = pipeline.finish(job)
     except (ValueError, FileNotFoundError) as error:
         sys.exit(str(error))
-    samples, rows = report["samples"], report["all"]
+    samples, rows, said = report["samples"], report["all"], report["teacher"]
     print(
-        f"{samples['aligned']:,} of {samples['in']:,} samples aligned; rejected: {samples['rejected'] or 'none'}"
+        f"{samples['aligned']:,} of {samples['in']:,} samples aligned; dropped: {samples['dropped'] or 'none'}"
     )
+    if said["samples"]:
+        print(
+            f"teacher by {said['rule']}: {said['sample_accuracy']:.2%} of samples right, {said['first_sample_accuracy']:.2%} of first "
+            f"samples, {said['majority_accuracy']:.2%} of majority votes, {said['questions']:,} questions"
+        )
     if rows["pieces"]:
         print(f"{rows['pieces']:,} pieces, {rows['one_hot']:.2%} one-hot")
     print(f"corpus and report ({pipeline.PAGE_NAME}) in {_OUTPUT_DIR.value}")

@@ -1,13 +1,12 @@
 """Teacher records to an aligned corpus, shard by shard, so that processes and machines can share the work.
 
-Every shard of the records gives one shard of the corpus, with the same number, and beside it a JSON file with its counts. A shard is
+Samples without a label get one by a named answer rule, and the teacher's accuracy by that rule goes into the quality report. Every shard of the records gives one shard of the corpus, with the same number, and beside it a JSON file with its counts. A shard is
 done when its Parquet file is there: it is renamed into place last. The shards do not depend on each other, so one process, several,
 and an Apache Beam runner write the same files; `finish` adds up the counts and writes the manifest and the quality report.
 """
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import functools
 import json
@@ -19,12 +18,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import sentencepiece
 
+from cotdistill_jax import answers
 from cotdistill_jax.alignment import corpus_records, quality
 from cotdistill_jax.alignment.aligner import DEFAULT_K, Aligner
+from cotdistill_jax.answers import labelling
 from cotdistill_jax.teacher import records, shards
 
 QUALITY_NAME = "quality.json"
 PAGE_NAME = "quality.html"
+DEFAULT_RULE = "last_number"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +39,8 @@ class Job:
         output: folder of the corpus; all workers must see it under this path.
         method: a key of `alignment.METHODS`.
         k: candidates stored per piece.
-        correct_only: leave out samples whose label is false or null.
+        correct_only: leave out samples whose label is false.
+        label_rule: name in `answers.RULES` of the rule that labels samples without a label and gives the teacher's accuracy.
     """
 
     records: str
@@ -46,6 +49,7 @@ class Job:
     method: str = "spans"
     k: int = DEFAULT_K
     correct_only: bool = False
+    label_rule: str = DEFAULT_RULE
 
 
 def start(job: Job) -> list[int]:
@@ -53,10 +57,16 @@ def start(job: Job) -> list[int]:
 
     Raises:
         FileNotFoundError: no records, or no vocabulary.
+        records.RecordError: two records have the same (question_id, sample_id).
         shards.ShardError: incomplete records, or an output folder that was begun with other settings or other records.
-        KeyError, ValueError: unknown method, or a vocabulary that cannot be aligned to.
+        KeyError, ValueError: unknown method or rule, or a vocabulary that cannot be aligned to.
     """
+    if job.label_rule not in answers.RULES:
+        raise ValueError(
+            f"align: unknown answer rule {job.label_rule!r}. Choose one of {', '.join(answers.RULES)}."
+        )
     manifest = _records_manifest(job)
+    _check_keys(job.records)
     output = pathlib.Path(job.output)
     config, inputs = _config(job), _inputs(manifest)
     if (output / shards.MANIFEST_NAME).exists():
@@ -80,35 +90,44 @@ def start(job: Job) -> list[int]:
 
 
 def align_shard(job: Job, number: int) -> int:
-    """Aligns one shard of the records, writes it, and returns the number of records in it.
+    """Labels and aligns one shard of the records, writes it, and returns the number of records in it.
 
     Raises:
         records.RecordError: a record with numbers that are no probabilities.
         shards.ShardError: a damaged shard.
     """
     aligner = _aligner(job.vocabulary, job.method, job.k)
-    manifest = _records_manifest(job)
-    measured = quality.Quality()
-    dropped: collections.Counter[str] = collections.Counter()
+    measured, statistics = quality.Quality(), labelling.Statistics(answers.RULES[job.label_rule])
     tables = [corpus_records.LAYOUT.schema.empty_table()]
-    seen = 0
-    folder, entry = pathlib.Path(job.records), manifest["shards"][number]
-    for batch in shards.read_shard(folder, entry, records.LAYOUT, as_dictionaries=True):
-        seen += batch.num_rows
+    entry = _records_manifest(job)["shards"][number]
+    for batch in shards.read_shard(
+        pathlib.Path(job.records), entry, records.LAYOUT, as_dictionaries=True
+    ):
         records.validate_batch(batch)
+        labelled = _label(batch, statistics)
         if job.correct_only:
-            kept = batch.filter(pc.fill_null(batch.column("label"), False))
-            dropped["not_correct"] += batch.num_rows - kept.num_rows
-            batch = kept
-        aligned = aligner.align_records(batch)
-        dropped.update(aligned.rejected.values())
-        measured.add(aligned, _keys(batch), aligner.table)
-        tables.append(corpus_records.to_table(batch, aligned, aligner.k))
-    counts = {"dropped": dict(dropped), "quality": measured.counts()}
+            labelled = labelled.filter(labelled.column("label"))
+            measured.leave_out("not_correct", batch.num_rows - labelled.num_rows)
+        aligned = aligner.align_records(labelled)
+        measured.add(aligned, _keys(labelled), aligner.table)
+        tables.append(corpus_records.to_table(labelled, aligned, aligner.k))
+    counts = {"quality": measured.counts(), "teacher": statistics.counts()}
     path = _shard_path(job, number)
     shards.write_json_atomically(path.with_suffix(".json"), counts)
     shards.write_shard(path, pa.concat_tables(tables), corpus_records.LAYOUT)
-    return seen
+    return int(entry["rows"])
+
+
+def _label(batch: pa.RecordBatch, statistics: labelling.Statistics) -> pa.RecordBatch:
+    """Counts the samples of a batch and returns it with the rule's label where there was none."""
+    names = ("question_id", "sample_id", "text", "gold", "label")
+    columns = (batch.column(name).to_pylist() for name in names)
+    labels = []
+    for question_id, sample_id, text, gold, label in zip(*columns, strict=True):
+        correct = statistics.add(question_id, sample_id, text, gold, label)
+        labels.append(correct if label is None else label)
+    place = batch.schema.get_field_index("label")
+    return batch.set_column(place, batch.schema.field(place), pa.array(labels, pa.bool_()))
 
 
 def finish(job: Job) -> dict[str, Any]:
@@ -116,36 +135,34 @@ def finish(job: Job) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: a shard is still to do.
-        records.RecordError: two records have the same (question_id, sample_id).
     """
     output = pathlib.Path(job.output)
-    described, dropped, measured = [], collections.Counter[str](), quality.Quality()
-    seen: set[tuple[str, int]] = set()
+    described, measured = [], quality.Quality()
+    statistics = labelling.Statistics(answers.RULES[job.label_rule])
     for number in range(len(_records_manifest(job)["shards"])):
         path = _shard_path(job, number)
         described.append(shards.describe_shard(path))
         counts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        dropped.update(counts["dropped"])
         measured.merge(counts["quality"])
-        for batch in shards.read_shard(
-            output,
-            described[-1],
-            corpus_records.LAYOUT,
-            columns=["question_id", "sample_id"],
-            verify=False,
-        ):
-            for key in _keys(batch):
-                if key in seen:
-                    raise records.RecordError(
-                        f"teacher record {key}: occurs twice in {job.records}. Remove one of the two."
-                    )
-                seen.add(key)
-    report = measured.report()
+        statistics.merge(counts["teacher"])
+    report = {**measured.report(), "teacher": statistics.report()}
     shards.write_json_atomically(output / QUALITY_NAME, report)
     title = f"Alignment of {pathlib.Path(job.records).name} by {job.method}"
     (output / PAGE_NAME).write_text(quality.to_html(report, title), encoding="utf-8")
-    _write_manifest(job, described, dropped, complete=True)
+    _write_manifest(job, described, measured.dropped, complete=True)
     return report
+
+
+def _check_keys(folder: str) -> None:
+    """Raises `RecordError` if two records have the same (question_id, sample_id)."""
+    names = ["question_id", "sample_id"]
+    batches = shards.read_batches(folder, records.LAYOUT, columns=names, verify=False)
+    schema = pa.schema([records.LAYOUT.schema.field(name) for name in names])
+    counted = pa.Table.from_batches(batches, schema).group_by(names).aggregate([([], "count_all")])
+    for row in counted.filter(pc.greater(counted.column("count_all"), 1)).slice(0, 1).to_pylist():
+        raise records.RecordError(
+            f"teacher record {(row['question_id'], row['sample_id'])}: occurs {row['count_all']} times in {folder}. Keep one of them."
+        )
 
 
 def _write_manifest(
@@ -174,7 +191,11 @@ def _inputs(manifest: dict[str, Any]) -> dict[str, str]:
 
 def _config(job: Job) -> dict[str, Any]:
     aligner = _aligner(job.vocabulary, job.method, job.k)
-    return {**corpus_records.config_of(aligner, job.vocabulary), "correct_only": job.correct_only}
+    return {
+        **corpus_records.config_of(aligner, job.vocabulary),
+        "correct_only": job.correct_only,
+        "label_rule": job.label_rule,
+    }
 
 
 def _shard_path(job: Job, number: int) -> pathlib.Path:

@@ -39,7 +39,7 @@ class Quality:
     Attributes:
         num_samples: samples seen.
         num_text_differs: samples whose tokens had to be fitted to their text.
-        rejected: samples without rows, by reason.
+        dropped: samples that are not in the corpus, by reason.
         pieces: pieces by (class, `How`).
         mass_steps: sum of the kept mass of soft rows by class, in steps of 1e-4.
         mass_percents: int64 [101], soft rows by their kept mass in whole percents.
@@ -50,7 +50,7 @@ class Quality:
         """Starts with nothing."""
         self.num_samples = 0
         self.num_text_differs = 0
-        self.rejected: collections.Counter[str] = collections.Counter()
+        self.dropped: collections.Counter[str] = collections.Counter()
         self.pieces: collections.Counter[tuple[str, str]] = collections.Counter()
         self.mass_steps: collections.Counter[str] = collections.Counter()
         self.mass_percents = np.zeros(_PERCENTS + 1, np.int64)
@@ -70,7 +70,7 @@ class Quality:
         soft = batch.how < How.INSIDE_TOKEN
         self.num_samples += len(keys)
         self.num_text_differs += int(batch.text_differs.sum())
-        self.rejected.update(batch.rejected.values())
+        self.dropped.update(batch.rejected.values())
         for code, number in zip(
             *np.unique(classes * 256 + batch.how, return_counts=True), strict=True
         ):
@@ -83,11 +83,17 @@ class Quality:
         kept = np.where(soft, mass / STEPS_PER_UNIT, 0.0)
         self._keep_worst(_candidates_for_worst(batch, keys, kept, table))
 
+    def leave_out(self, reason: str, number: int) -> None:
+        """Counts samples that were dropped before alignment."""
+        self.num_samples += number
+        if number:
+            self.dropped[reason] += number
+
     def merge(self, other: Mapping[str, Any]) -> None:
         """Adds the counts of another part, given as `counts` returned them."""
         self.num_samples += other["num_samples"]
         self.num_text_differs += other["num_text_differs"]
-        self.rejected.update(other["rejected"])
+        self.dropped.update(other["dropped"])
         for name, hows in other["pieces"].items():
             for how, number in hows.items():
                 self.pieces[name, how] += number
@@ -103,7 +109,7 @@ class Quality:
         return {
             "num_samples": self.num_samples,
             "num_text_differs": self.num_text_differs,
-            "rejected": dict(sorted(self.rejected.items())),
+            "dropped": dict(sorted(self.dropped.items())),
             "pieces": pieces,
             "mass_steps": dict(self.mass_steps),
             "mass_percents": self.mass_percents.tolist(),
@@ -138,8 +144,8 @@ class Quality:
         return {
             "samples": {
                 "in": self.num_samples,
-                "aligned": self.num_samples - self.rejected.total(),
-                "rejected": counts["rejected"],
+                "aligned": self.num_samples - self.dropped.total(),
+                "dropped": counts["dropped"],
                 "text_differs": self.num_text_differs,
             },
             "all": _shares(hows, self.mass_steps.total()),
@@ -158,10 +164,16 @@ class Quality:
 
 
 def to_html(report: Mapping[str, Any], title: str) -> str:
-    """Returns a self-contained page of a report: tables, a bar per percent of kept mass, the worst examples."""
+    """Returns a self-contained page of a report: tables, a bar per percent of kept mass, the worst examples.
+
+    Args:
+        report: as `Quality.report` returns it; with `teacher`, as `answers.labelling.Statistics.report` returns it, or without.
+        title: of the page.
+    """
     samples = report["samples"]
-    rejected = (
-        ", ".join(f"{reason}: {number}" for reason, number in samples["rejected"].items()) or "none"
+    dropped = (
+        ", ".join(f"{reason}: {number:,}" for reason, number in samples["dropped"].items())
+        or "none"
     )
     rows = "".join(
         _class_row(name, shares)
@@ -179,14 +191,31 @@ def to_html(report: Mapping[str, Any], title: str) -> str:
 td:first-child,th:first-child{{text-align:left}}.bars{{display:flex;align-items:end;height:80px}}.bars i{{flex:1;background:#47a;margin:0 1px}}
 .soft{{background:#dfd}}.hard{{background:#fcc}}code span{{padding:0 1px;border-radius:3px}}</style>
 <h1>{html.escape(title)}</h1>
-<p>{samples["in"]:,} samples in, {samples["aligned"]:,} aligned; rejected: {html.escape(rejected)}.
+<p>{samples["in"]:,} samples in, {samples["aligned"]:,} aligned; dropped: {html.escape(dropped)}.
 In {samples["text_differs"]:,} samples the teacher's tokens do not spell the text and were fitted to it.</p>
+{_teacher(report["teacher"]) if "teacher" in report else ""}
 <h2>By class of piece</h2>
 <table><tr><th>class<th>pieces<th>soft<th>one-hot<th>kept mass of soft{rows}</table>
 <h2>How rows were obtained</h2><table><tr><th>how<th>pieces{hows}</table>
 <h2>Kept mass of soft rows, 0 to 100 %</h2><div class="bars">{bars}</div>
 <h2>Samples that lost most</h2><p>Green: soft, with the kept mass on hover. Red: one-hot.</p>{worst}
 """
+
+
+def _teacher(report: Mapping[str, Any]) -> str:
+    rows = "".join(
+        f"<tr><td>{html.escape(name.replace('_', ' '))}<td>{html.escape(_shown(value))}"
+        for name, value in report.items()
+    )
+    return f"<h2>Teacher</h2><table>{rows}</table>"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{_shown(key)}: {_shown(item)}" for key, item in value.items()) or "none"
+    if isinstance(value, float):
+        return f"{value:.2%}"
+    return f"{value:,}" if isinstance(value, int) else str(value).replace("_", " ")
 
 
 def _class_row(name: str, shares: Mapping[str, Any]) -> str:

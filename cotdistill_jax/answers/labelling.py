@@ -41,6 +41,7 @@ class _Question:
         first_sample: lowest number of a sample.
         first_correct: whether that one is correct.
         answers: by answer; samples without one are not in it.
+        readable: whether the rule finds an answer in the gold.
     """
 
     samples: int = 0
@@ -48,6 +49,7 @@ class _Question:
     first_sample: int | None = None
     first_correct: bool = False
     answers: dict[str, _Answer] = dataclasses.field(default_factory=dict)
+    readable: bool = True
 
     def see_first(self, sample_id: int, correct: bool) -> None:
         """Notes a sample, if it is the first one so far."""
@@ -90,8 +92,8 @@ class Statistics:
 
     def add(
         self, question_id: str, sample_id: int, text: str, gold: str, stored_label: bool | None
-    ) -> None:
-        """Counts one sample.
+    ) -> bool:
+        """Counts one sample and returns whether it is correct by the rule.
 
         Args:
             question_id: as in `TeacherRecord`.
@@ -102,7 +104,9 @@ class Statistics:
         """
         answer = self.rule.extract(text)
         correct = answer is not None and self.rule.is_correct(text, gold)
-        question = self._questions.setdefault(question_id, _Question())
+        if question_id not in self._questions:
+            self._questions[question_id] = _Question(readable=self.rule.can_read_gold(gold))
+        question = self._questions[question_id]
         question.samples += 1
         question.correct += correct
         question.see_first(sample_id, correct)
@@ -112,6 +116,7 @@ class Statistics:
             question.vote(answer, _Answer(1, sample_id, correct))
         self._labels[{True: "correct", False: "wrong", None: "none"}[stored_label]] += 1
         self._labels["not_by_this_rule"] += stored_label is not None and stored_label != correct
+        return correct
 
     def counts(self) -> dict[str, Any]:
         """Returns everything counted, as JSON values for `merge`."""
@@ -128,6 +133,7 @@ class Statistics:
                         answer: dataclasses.astuple(found)
                         for answer, found in question.answers.items()
                     },
+                    question.readable,
                 ]
                 for question_id, question in self._questions.items()
             },
@@ -138,10 +144,10 @@ class Statistics:
         self._without_answer += other["without_answer"]
         for name, number in other["labels"].items():
             self._labels[name] += number
-        for question_id, (samples, correct, first, first_correct, found) in other[
+        for question_id, (samples, correct, first, first_correct, found, readable) in other[
             "questions"
         ].items():
-            question = self._questions.setdefault(question_id, _Question())
+            question = self._questions.setdefault(question_id, _Question(readable=readable))
             question.samples += samples
             question.correct += correct
             question.see_first(first, first_correct)
@@ -152,6 +158,7 @@ class Statistics:
         """Returns the report; accuracies in [0, 1], over questions but for `sample_accuracy`, null where nothing was added.
 
         `questions_by_samples` says how many questions have how many samples, `questions_never_right` how many have no correct one,
+        `questions_with_unreadable_gold` in how many the rule finds no answer in the gold, so that no sample can be right,
         `stored_labels` how many records were labelled right, wrong and not at all, and how many labels are not the rule's.
         """
         questions = list(self._questions.values())
@@ -173,6 +180,7 @@ class Statistics:
             ),
             "samples_without_answer": self._without_answer,
             "questions_never_right": sum(not question.correct for question in questions),
+            "questions_with_unreadable_gold": sum(not question.readable for question in questions),
             "questions_by_samples": {str(size): sizes[size] for size in sorted(sizes)},
             "stored_labels": dict(self._labels),
         }

@@ -25,7 +25,7 @@ def quality_of(samples, vocabulary, method="spans"):
 
 def test_report_counts_by_class_and_reason(small_vocabulary):
     report = quality_of(SAMPLES, small_vocabulary).report()
-    assert report["samples"] == {"in": 4, "aligned": 4, "rejected": {}, "text_differs": 0}
+    assert report["samples"] == {"in": 4, "aligned": 4, "dropped": {}, "text_differs": 0}
     lines = report["by_class"]["line_starts"]
     assert lines == {
         "pieces": 4,
@@ -49,11 +49,17 @@ def test_report_counts_by_class_and_reason(small_vocabulary):
     assert report["worst"][0]["pieces"] == [["▁so", "one-hot, unknown_probability", 1.0]]
 
 
-def test_rejected_samples_are_counted_by_reason(small_vocabulary):
+def test_dropped_samples_are_counted_by_reason(small_vocabulary):
     samples = [([" step", ":", "so"], [[], [], []], "so"), (["so"], [[("so", 1.0)]], "so")]
-    report = quality_of(samples, small_vocabulary, "dtw").report()
-    assert report["samples"]["rejected"] == {"not_the_seeds_shape": 1}
-    assert report["samples"]["aligned"] == 1
+    measured = quality_of(samples, small_vocabulary, "dtw")
+    measured.leave_out("not_correct", 3)
+    measured.leave_out("another reason", 0)
+    assert measured.report()["samples"] == {
+        "in": 5,
+        "aligned": 1,
+        "dropped": {"not_correct": 3, "not_the_seeds_shape": 1},
+        "text_differs": 0,
+    }
 
 
 def test_parts_add_up_to_the_whole(small_vocabulary):

@@ -44,7 +44,16 @@ def test_first_sample_and_majority():
     assert report["questions_by_samples"] == {"2": 1, "3": 1}
     assert report["questions_never_right"] == 0
     assert report["stored_labels"] == {"correct": 3, "wrong": 1, "none": 1, "not_by_this_rule": 1}
+    assert report["questions_with_unreadable_gold"] == 0
     assert (report["questions"], report["samples"], report["rule"]) == (2, 5, "last_number")
+
+
+def test_a_gold_without_a_number_is_counted():
+    made = statistics([("q0", 0, "so 3", "Yes", None), ("q0", 1, "so 3", "Yes", None)])
+    assert made.add("q1", 0, "so 3", "3", None) is True
+    assert made.add("q1", 1, "so 4", "3", None) is False
+    assert made.report()["questions_with_unreadable_gold"] == 1
+    assert made.report()["sample_accuracy"] == 0.25
 
 
 @pytest.mark.parametrize(
@@ -73,7 +82,7 @@ def test_parts_add_up_in_any_order():
             f"q{number % 7}",
             number // 7,
             draw.choice(["1", "2", "3", "none"]),
-            "2",
+            "2" if number % 7 else "two",
             draw.choice([True, None]),
         )
         for number in range(200)

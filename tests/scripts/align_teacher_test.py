@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import pathlib
 import subprocess
@@ -75,17 +76,51 @@ def align_all(job):
 def test_the_command_writes_corpus_report_and_manifest(records_dir, tmp_path, job):
     done = run_script(records_dir, tmp_path / "corpus", "--workers=2", "--correct_only")
     assert done.returncode == 0, done.stderr
-    assert "8 of 8 samples aligned; rejected: none" in done.stdout
+    assert "8 of 15 samples aligned; dropped: {'not_correct': 7}" in done.stdout
     manifest = shards.read_manifest(tmp_path / "corpus", corpus_records.LAYOUT)
     assert manifest["complete"] is True
     assert manifest["counts"] == {"in": 15, "out": 8, "dropped": {"not_correct": 7}}
     assert [shard["rows"] for shard in manifest["shards"]] == [2, 2, 2, 2, 0]
     assert manifest["config"]["method"] == "spans"
     report = json.loads((tmp_path / "corpus" / "quality.json").read_text())
-    assert report["samples"]["aligned"] == 8
+    assert report["samples"] == {
+        "in": 15,
+        "aligned": 8,
+        "dropped": {"not_correct": 7},
+        "text_differs": 0,
+    }
     assert "<h2>By class of piece</h2>" in (tmp_path / "corpus" / "quality.html").read_text()
     rows = list(corpus_records.read_corpus(tmp_path / "corpus", VOCABULARY))
     assert [row.question_id for row in rows] == [f"q{n}" for n in range(12) if n % 3 != 1]
+
+
+def test_fresh_samples_are_labelled_and_the_teacher_is_judged(tmp_path):
+    folder = tmp_path / "records"
+    fresh = [make_record(number, label=None) for number in range(3)]
+    wrong = dataclasses.replace(fresh[2], sample_id=1, gold="-6")
+    teacher.write_records(folder, [*fresh, wrong])
+    done = run_script(folder, tmp_path / "corpus", "--correct_only")
+    assert done.returncode == 0, done.stderr
+    assert "75.00% of samples right, 100.00% of first samples" in done.stdout
+    report = json.loads((tmp_path / "corpus" / "quality.json").read_text())
+    assert report["samples"]["dropped"] == {"not_correct": 1}
+    said = report["teacher"]
+    assert (said["rule"], said["questions"], said["samples"]) == ("last_number", 3, 4)
+    assert (said["first_sample_accuracy"], said["majority_accuracy"]) == (1.0, 1.0)
+    assert said["stored_labels"]["none"] == 4
+    assert "<h2>Teacher</h2>" in (tmp_path / "corpus" / "quality.html").read_text()
+    rows = list(corpus_records.read_corpus(tmp_path / "corpus", correct_only=True))
+    assert [(row.question_id, row.sample_id, row.label) for row in rows] == [
+        ("q0", 0, True),
+        ("q1", 0, True),
+        ("q2", 0, True),
+    ]
+    # The seed's rule drops minus signs, so it finds the same answer right.
+    job = pipeline.Job(str(folder), str(VOCABULARY), str(tmp_path / "seed"), correct_only=True)
+    job = dataclasses.replace(job, label_rule="seed_last_number")
+    assert align_all(job)["samples"]["dropped"] == {}
+    with pytest.raises(ValueError, match="unknown answer rule 'last'"):
+        pipeline.start(dataclasses.replace(job, label_rule="last"))
 
 
 def test_processes_and_one_process_write_the_same(records_dir, tmp_path, job):
@@ -160,7 +195,7 @@ def test_bad_and_repeated_records_are_named(tmp_path):
         writer.write(records.records_to_table([make_record(0)]))
         writer.write(records.records_to_table([make_record(0)]))
     job = pipeline.Job(str(folder), str(VOCABULARY), str(tmp_path / "out"))
-    with pytest.raises(teacher.RecordError, match=r"\('q0', 0\): occurs twice"):
+    with pytest.raises(teacher.RecordError, match=r"\('q0', 0\): occurs 2 times"):
         align_all(job)
     record = make_record(1)
     negative = records.records_to_table([make_record(0)]).to_pylist()[0]
@@ -183,6 +218,6 @@ def test_dtw_counts_rejections(tmp_path):
     report = align_all(
         pipeline.Job(str(folder), str(VOCABULARY), str(tmp_path / "out"), method="dtw")
     )
-    assert report["samples"]["rejected"] == {"not_the_seeds_shape": 1}
+    assert report["samples"]["dropped"] == {"not_the_seeds_shape": 1}
     manifest = shards.read_manifest(tmp_path / "out", corpus_records.LAYOUT)
     assert manifest["counts"] == {"in": 2, "out": 1, "dropped": {"not_the_seeds_shape": 1}}
