@@ -6,7 +6,7 @@
 | `DistillTrainer` | the trainer: weights of target tokens over the whole batch, whatever the number of microbatches |
 | `Partitioner` | the mesh and the axis rules of `partitioning.py`, checked against model and batch |
 | `Optimizer` | any chain of Optax transformations, its state sharded like the parameters |
-| `train_dataset`, `evaluation_dataset` | the input of training and of SeqIO's evaluator |
+| `train_iterator`, `evaluation_dataset` | the input of training and of SeqIO's evaluator |
 | `initial_checkpoint` | the weights a new run starts from |
 | `StopOnNonFiniteLoss` | ends a run whose loss is NaN or infinite |
 | `describe_run`, `subfolder` | `model.json` and the vocabulary beside the checkpoints; output folders |
@@ -17,8 +17,6 @@ several microbatches draw other masks than the embedded runner's.)
 """
 
 import functools
-import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -184,7 +182,7 @@ class DistillTrainer(trainer.Trainer):
                 batch = step.weigh_microbatches_alike(batch, count)
             return trainer.train_with_lr(
                 train_state,
-                _in_order_of_microbatches(_normalised(batch), count),
+                step.in_order_of_microbatches(_normalised(batch), count),
                 learning_rate=self._learning_rate_fn(train_state.step),
                 dropout_rng=self._get_step_rng(train_state.step),
                 model=self._model,
@@ -279,52 +277,52 @@ class StopOnNonFiniteLoss(trainer.BaseAction):
         return False
 
 
-def train_dataset(
+def train_iterator(
     cfg: utils.DatasetConfig,
     shard_id: int,
     num_shards: int,
-    feature_converter_cls: Any,
-    num_epochs: int | None = None,
-    continue_from_last_checkpoint: bool = False,
-    *,
+    *_: Any,
     model_dir: str,
+    network_config: network.T5Config,
+    token_loss: losses.LossFn,
     count_examples: int | None = None,
 ) -> Any:
-    """Returns T5X's training dataset after counting what its feature lengths leave out, to `data_counts.json`.
+    """Returns the batches that T5X trains on, after counting what their lengths leave out, to `data_counts.json`.
 
     Args:
         cfg: Names task, lengths, batch and seed.
-        shard_id: Of T5X, as the others up to `continue_from_last_checkpoint`.
-        num_shards: Hosts.
-        feature_converter_cls: Of the model.
-        num_epochs: None repeats for ever.
-        continue_from_last_checkpoint: T5X saves the position itself.
+        shard_id: Of T5X: this host's part of the data.
+        num_shards: Number of parts.
+        *_: Of T5X: the model's feature converter, which is the only one, and how often to repeat: for ever.
         model_dir: The run folder.
+        network_config: Dimensions of the network.
+        token_loss: Compared with what a batch holds.
         count_examples: Examples per task that are measured; None: all, 0: none.
 
     Raises:
-        ValueError: A task has no example that fits.
+        ValueError: A task has no example that fits, or the loss needs features that the task or the lengths don't name.
     """
+    iterator = data.train_iterator(
+        cfg.mixture_or_task_name,
+        cfg.task_feature_lengths,
+        cfg.batch_size,
+        seed=cfg.seed,
+        pack=cfg.pack,
+        use_cached=cfg.use_cached,
+        shard=(shard_id, num_shards),
+    )
+    step.check_loss(token_loss, network_config, iterator.element_spec)
     if count_examples != 0:
         reports = data.count_overlong(
             cfg.mixture_or_task_name,
             cfg.task_feature_lengths,
             count_examples,
-            cfg.seed or 0,
+            cfg.seed,
             cfg.use_cached,
         )
         if jax.process_index() == 0:
             run_folder.write_data_counts(run_folder.prepare(model_dir), reports)
-    dataset = utils.get_dataset(
-        cfg,
-        shard_id,
-        num_shards,
-        feature_converter_cls,
-        num_epochs,
-        continue_from_last_checkpoint,
-    )
-    # As in train.data: a saved position fits only the very same pipeline.
-    return dataset.prefetch(2)
+    return iterator
 
 
 def evaluation_dataset(
@@ -418,31 +416,15 @@ def describe_run(
 def subfolder(parent: str, name: str) -> str:
     """Returns `parent`/`name`: gin files can't join strings.
 
-    Example: `subfolder("runs/a", "t5x_eval")` is `"runs/a/t5x_eval"`.
+    Example: `subfolder("gs://bucket/a/", "t5x_eval")` is `"gs://bucket/a/t5x_eval"`.
     """
-    return (
-        os.fspath(pathlib.PurePosixPath(parent, name))
-        if "://" not in parent
-        else f"{parent.rstrip('/')}/{name}"
-    )
+    return f"{parent.rstrip('/')}/{name}"
 
 
 def _normalised(batch: Batch) -> dict[str, Any]:
     """Returns `batch` with weights that add up to one."""
     weights = batch["decoder_loss_weights"].astype(jnp.float32)
     return {**batch, "decoder_loss_weights": weights / jnp.maximum(jnp.sum(weights), 1.0)}
-
-
-def _in_order_of_microbatches(batch: Batch, count: int) -> Batch:
-    """Returns the rows in an order whose `count` equal parts are the rows i % count = 0, 1, ..."""
-    if count == 1:
-        return batch
-
-    def reorder(rows: Array) -> Array:
-        parts = rows.reshape(-1, count, *rows.shape[1:])
-        return jnp.swapaxes(parts, 0, 1).reshape(rows.shape)
-
-    return jax.tree.map(reorder, batch)
 
 
 def _metrics(loss: Array, parts: losses.Parts, weights: Array) -> dict[str, Any]:

@@ -12,7 +12,6 @@ import pytest
 import seqio
 
 from cotdistill_jax import corpus, decoding, features, losses, network
-from cotdistill_jax.train import step
 
 CONFIG = network.T5Config(
     vocab_size=512,
@@ -173,21 +172,6 @@ def test_optimizer_state_has_the_axes_of_its_parameter(t5x_model, make):
 
 
 @pytest.mark.t5x
-def test_rows_are_put_in_the_order_of_the_embedded_runners_microbatches(t5x_model):
-    rows = {"rows": np.arange(6)}
-    assert t5x_model._in_order_of_microbatches(rows, 2)["rows"].tolist() == [0, 2, 4, 1, 3, 5]
-    assert t5x_model._in_order_of_microbatches(rows, 1) is rows
-
-
-@pytest.mark.t5x
 def test_subfolder(t5x_model):
     assert t5x_model.subfolder("runs/a", "t5x_eval") == "runs/a/t5x_eval"
     assert t5x_model.subfolder("gs://bucket/a/", "t5x_eval") == "gs://bucket/a/t5x_eval"
-
-
-def test_microbatches_alike_weigh_each_mean_alike():
-    weights = np.array([[1, 1, 1], [1, 0, 0]], np.int32)
-    found = step.weigh_microbatches_alike({"decoder_loss_weights": weights}, 2)
-    np.testing.assert_allclose(
-        found["decoder_loss_weights"], [[2 / 3, 2 / 3, 2 / 3], [2, 0, 0]], rtol=1e-6
-    )

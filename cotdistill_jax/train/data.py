@@ -27,20 +27,24 @@ def train_iterator(
     seed: int,
     pack: bool = True,
     use_cached: bool = False,
+    shard: tuple[int, int] = (0, 1),
 ) -> dataset_iterator.TfDatasetIterator:
-    """Returns an endless iterator over shuffled batches, the same on every host; `save` and `restore` move it.
+    """Returns an endless iterator over shuffled batches, the input of both runners; `save` and `restore` move it.
+
+    A saved position fits only the very same pipeline, down to its prefetching.
 
     Args:
       mixture_or_task_name: a registered SeqIO task or mixture; its `train` split is read.
       task_feature_lengths: positions per feature of a row. With `teacher_ids` and `teacher_probs` the teacher's
         distribution goes along; without, only `inputs` and `targets` are read (sample matching).
-      batch_size: rows over all hosts.
+      batch_size: rows over all shards.
       seed: seed of shuffling, mixing and drawing demonstrations.
       pack: whether several examples share a row.
       use_cached: whether to read SeqIO's offline cache.
+      shard: (index, count) of this host's part of the data, which T5X splits; the embedded runner reads all on every host.
 
     Raises:
-      ValueError: unknown name (the message lists close ones), or no example fits the lengths.
+      ValueError: unknown name (the message lists close ones), or lengths that don't fit the task's features.
     """
     check_registered(mixture_or_task_name)
     dataset = seqio.get_dataset(
@@ -50,12 +54,11 @@ def train_iterator(
         shuffle=True,
         num_epochs=None,
         feature_converter=features.DistillEncDecFeatureConverter(pack=pack),
-        shard_info=seqio.ShardInfo(index=0, num_shards=1),
+        shard_info=seqio.ShardInfo(*shard),
         use_cached=use_cached,
         seed=seed,
     )
-    dataset = dataset.batch(batch_size, drop_remainder=True)
-    dataset = dataset.prefetch(2)
+    dataset = dataset.batch(batch_size // shard[1], drop_remainder=True).prefetch(2)
     return dataset_iterator.TfDatasetIterator(dataset, checkpoint=True)
 
 

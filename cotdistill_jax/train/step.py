@@ -146,6 +146,25 @@ def make_train_step(
     )
 
 
+def check_loss(loss_fn: LossFn, config: network.T5Config, element_spec: Mapping[str, Any]) -> None:
+    """Checks, before anything compiles, that a batch holds what the loss reads.
+
+    Args:
+      loss_fn: as for `make_train_step`.
+      config: dimensions of the network.
+      element_spec: shape and dtype of every array of a batch.
+
+    Raises:
+      ValueError: it does not: no teacher features, or of a wrong shape.
+    """
+    batch = {
+        name: jax.ShapeDtypeStruct(tuple(spec.shape), spec.dtype)
+        for name, spec in element_spec.items()
+    }
+    targets = batch["decoder_target_tokens"].shape
+    jax.eval_shape(loss_fn, jax.ShapeDtypeStruct((*targets, config.vocab_size), jnp.float32), batch)
+
+
 def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
     """Returns the global arrays of a batch that every host holds whole; each host places its devices' rows."""
     sharding = partitioning.batch_sharding(mesh)
@@ -172,6 +191,28 @@ def weigh_microbatches_alike(batch: Batch, num_microbatches: int) -> dict[str, A
     scale = jnp.sum(counts) / num_microbatches / jnp.maximum(counts, 1.0)
     of_each = jnp.broadcast_to(scale, of_row.shape).reshape(-1, 1)
     return {**batch, "decoder_loss_weights": weights * of_each}
+
+
+def in_order_of_microbatches(batch: Batch, num_microbatches: int) -> Batch:
+    """Returns the rows in an order whose equal parts are the microbatches: rows i % n = 0, then 1, ...
+
+    Args:
+      batch: arrays [B, ...].
+      num_microbatches: n, a divisor of B.
+
+    Example: six rows, two microbatches: rows 0, 2, 4, 1, 3, 5.
+    """
+    if num_microbatches == 1:
+        return batch
+    parts = _microbatches(batch, num_microbatches)
+    return jax.tree.map(lambda rows: rows.reshape(-1, *rows.shape[2:]), parts)
+
+
+def _microbatches(batch: Batch, num_microbatches: int) -> Batch:
+    """Returns arrays [n, B / n, ...]. Row i goes to microbatch i % n: every device keeps the rows it holds."""
+    return jax.tree.map(
+        lambda rows: jnp.swapaxes(rows.reshape(-1, num_microbatches, *rows.shape[1:]), 0, 1), batch
+    )
 
 
 def _decoder_output(model: network.Transformer, batch: Batch, use_dropout: bool) -> jax.Array:
@@ -206,10 +247,7 @@ def _accumulate(
     gradient = jax.grad(summed_loss, has_aux=True)
     if num_microbatches == 1:
         return gradient(params, batch, key)
-    # Row i goes to microbatch i % n: every device keeps the rows it holds.
-    parts = jax.tree.map(
-        lambda rows: jnp.swapaxes(rows.reshape(-1, num_microbatches, *rows.shape[1:]), 0, 1), batch
-    )
+    parts = _microbatches(batch, num_microbatches)
     keys = jax.random.split(key, num_microbatches)
     first = functools.partial(jax.tree.map, lambda rows: rows[0])
     zeros = jax.tree.map(

@@ -109,3 +109,17 @@ def test_bfloat16_activations_learn_with_float32_parameters():
     _, exact, _ = _steps(CONFIG, 30, optax.adamw(1e-2))
     # bfloat16 has 8 bits of mantissa; thirty steps apart
     assert found[-1] == pytest.approx(exact[-1], rel=0.05)
+
+
+def test_microbatches_alike_weigh_each_mean_alike():
+    weights = np.array([[1, 1, 1], [1, 0, 0]], np.int32)
+    found = step.weigh_microbatches_alike({"decoder_loss_weights": weights}, 2)
+    np.testing.assert_allclose(
+        found["decoder_loss_weights"], [[2 / 3, 2 / 3, 2 / 3], [2, 0, 0]], rtol=1e-6
+    )
+
+
+def test_rows_in_the_order_of_microbatches():
+    rows = {"rows": np.arange(6)}
+    assert step.in_order_of_microbatches(rows, 2)["rows"].tolist() == [0, 2, 4, 1, 3, 5]
+    assert step.in_order_of_microbatches(rows, 1) is rows
