@@ -69,7 +69,7 @@ class PieceTable:
         self.strings: list[str] = []
         self._number: dict[str, int] = {}
         self._first: dict[tuple[str, bool], dict[int, int]] = {}
-        self._letters, self._letter_starts = _letters([])
+        self._letters, self._letter_starts = np.zeros(0, np.int32), np.zeros(1, np.int64)
         self.chars = self.first_at_word = self.first_mid_word = self.exact = np.zeros(0, np.int32)
 
     def number(self, strings: Iterable[str]) -> np.ndarray:
@@ -107,26 +107,44 @@ class PieceTable:
         known = self._first.get((pending, at_word))
         if known is None:
             known = self._first[pending, at_word] = {NO_PIECE: NO_PIECE}
-        for string in strings:
-            if string not in known:
-                known[string] = self.first_piece(pending + self.strings[string], at_word)
-        return [known[string] for string in strings]
+        try:
+            return list(map(known.__getitem__, strings))
+        except KeyError:
+            for string in strings:
+                if string not in known:
+                    known[string] = self.first_piece(pending + self.strings[string], at_word)
+            return [known[string] for string in strings]
 
     def string_letters(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the characters of all numbered strings without spaces, int32, and where each begins, int64 [strings + 1]."""
-        done = len(self._letter_starts) - 1
-        letters, starts = _letters([string.replace(" ", "") for string in self.strings[done:]])
-        self._letters = np.concatenate([self._letters, letters])
-        self._letter_starts = np.concatenate(
-            [self._letter_starts, starts[1:] + self._letter_starts[-1]]
-        )
+        """Returns the letters of all numbered strings without spaces, int32, and where each begins, int64 [strings + 1].
+
+        Letters are numbered as in `piece_letters`; 0 stands for those that no piece has.
+        """
+        new = self.strings[len(self._letter_starts) - 1 :]
+        if new:
+            codes, starts = _code_points([string.replace(" ", "") for string in new])
+            places = np.searchsorted(self._alphabet[:-1], codes)
+            letters = np.where(self._alphabet[places] == codes, places + 1, 0).astype(np.int32)
+            self._letters = np.concatenate([self._letters, letters])
+            self._letter_starts = np.concatenate(
+                [self._letter_starts, starts[1:] + self._letter_starts[-1]]
+            )
         return self._letters, self._letter_starts
 
     @functools.cached_property
     def piece_letters(self) -> tuple[np.ndarray, np.ndarray]:
-        """The characters of all pieces without "▁", int32, and where each begins, int64 [V + 1]."""
+        """The letters of all pieces without "▁", int32, numbered from 1, and where each piece begins, int64 [V + 1]."""
+        codes, starts = self._piece_codes
+        return (np.searchsorted(self._alphabet, codes) + 1).astype(np.int32), starts
+
+    @functools.cached_property
+    def _alphabet(self) -> np.ndarray:
+        return np.unique(self._piece_codes[0])
+
+    @functools.cached_property
+    def _piece_codes(self) -> tuple[np.ndarray, np.ndarray]:
         size = self.processor.get_piece_size()
-        return _letters(
+        return _code_points(
             [self.processor.id_to_piece(piece).replace(SPACE, "") for piece in range(size)]
         )
 
@@ -139,7 +157,6 @@ class PieceTable:
             return np.concatenate([old, np.array(values, old.dtype)])
 
         self.strings.extend(new)
-        self._letters, self._letter_starts = _letters([])
         self.chars = extend(self.chars, [len(string) for string in new])
         self.first_at_word = extend(
             self.first_at_word, [self.first_piece(string, True) for string in new]
@@ -154,6 +171,6 @@ class PieceTable:
         return NO_PIECE if piece == self.unk_id or self.processor.is_control(piece) else piece
 
 
-def _letters(strings: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def _code_points(strings: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     starts = np.concatenate([[0], np.cumsum([len(string) for string in strings], dtype=np.int64)])
     return np.frombuffer("".join(strings).encode("utf-32-le", "surrogatepass"), np.int32), starts

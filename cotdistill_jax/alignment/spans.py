@@ -27,7 +27,11 @@ from cotdistill_jax.alignment.steps import NO_CANDIDATE, FlatSteps, Steps, place
 from cotdistill_jax.alignment.targets import AlignedBatch, How, Pieces, encode_texts
 
 # Compiled code knows numbers, not members of an enumeration.
-_FIRST_ONE_HOT = int(How.INSIDE_TOKEN)
+_ONE_TOKEN = int(How.ONE_TOKEN)
+_FIRST_OF_TOKEN = int(How.FIRST_OF_TOKEN)
+_SEVERAL_TOKENS = int(How.SEVERAL_TOKENS)
+_AFTER_SPACE = int(How.AFTER_SPACE)
+_INSIDE_TOKEN = _FIRST_ONE_HOT = int(How.INSIDE_TOKEN)
 _UNKNOWN_PROBABILITY = int(How.UNKNOWN_PROBABILITY)
 
 
@@ -41,6 +45,7 @@ class _Chains:
         begins: int64 [P], character at which the chain's text begins.
         weights: float64 [P], probability of what comes before the first step; NaN where unknown.
         at_word: bool [P], whether the chain begins a word.
+        spelled_from: int64 [P], its first step that begins after the piece's first visible character; after `last` where none does.
         how: uint8 [P], values of `How`, as far as positions tell.
     """
 
@@ -49,6 +54,7 @@ class _Chains:
     begins: np.ndarray
     weights: np.ndarray
     at_word: np.ndarray
+    spelled_from: np.ndarray
     how: np.ndarray
 
 
@@ -72,7 +78,8 @@ def align_spans(flat: FlatSteps, texts: Sequence[str], table: PieceTable, k: int
         chains.last,
         chains.weights,
         chains.at_word,
-        *_spelled_candidates(chains, pieces, steps, table),
+        chains.spelled_from,
+        *_spelled_candidates(chains, steps, table),
         steps.tokens,
         steps.candidates,
         steps.probs,
@@ -85,54 +92,79 @@ def align_spans(flat: FlatSteps, texts: Sequence[str], table: PieceTable, k: int
 
 
 def _find_chains(pieces: Pieces, steps: Steps, table: PieceTable) -> _Chains:
-    sample = np.repeat(np.arange(len(pieces.offsets) - 1), np.diff(pieces.offsets))
-    lo, hi = steps.offsets[sample], steps.offsets[sample + 1]
-    step_starts = np.append(steps.starts, steps.text_starts[-1])
-    first = np.searchsorted(steps.starts, pieces.starts, "right") - 1
-    last = np.searchsorted(steps.starts, np.maximum(pieces.ends - 1, pieces.bodies), "right") - 1
-    placed = first >= lo
-    opens_text = np.arange(len(sample)) == pieces.offsets[sample]
-    # After "▁" alone the word has begun: candidates that the student would not split like this are already excluded.
-    after_lone_space = (
-        np.append(False, pieces.ids[:-1] == table.space_id)[: len(sample)] & ~opens_text
-    )
-    inside = placed & (pieces.starts > step_starts[first]) & ~opens_text
-    has_next = first + 1 < hi
-    next_start = np.where(
-        has_next, step_starts[first + 1], pieces.ends[pieces.offsets[sample + 1] - 1]
-    )
-    at_last_space = inside & has_next & (next_start <= pieces.bodies)
-    after_space = at_last_space | opens_text | ((last > first) & (next_start <= pieces.bodies))
-    how = np.select(
-        [
-            ~placed,
-            after_lone_space | (inside & ~at_last_space),
-            after_space,
-            last > first,
-            next_start > pieces.ends,
-        ],
-        [
-            How.UNKNOWN_PROBABILITY,
-            How.INSIDE_TOKEN,
-            How.AFTER_SPACE,
-            How.SEVERAL_TOKENS,
-            How.FIRST_OF_TOKEN,
-        ],
-        How.ONE_TOKEN,
-    ).astype(np.uint8)
-    weights = np.ones(len(sample))
-    for piece in np.flatnonzero(at_last_space & (how < How.INSIDE_TOKEN)):
-        weights[piece] = _ending_prob(
-            int(first[piece]), int(pieces.starts[piece] - step_starts[first[piece]]), steps, table
+    found = _Chains(
+        *_chain_places(
+            pieces.ids,
+            pieces.offsets,
+            pieces.starts,
+            pieces.bodies,
+            pieces.ends,
+            steps.offsets,
+            steps.starts,
+            table.space_id,
         )
-    return _Chains(
-        first=first + at_last_space,
-        last=last,
-        begins=np.where(at_last_space, next_start, pieces.starts),
-        weights=weights,
-        at_word=at_last_space | opens_text,
-        how=how,
     )
+    # Only a chain after the end of another token is at a word without being at the beginning of its text.
+    after_ends = found.at_word & (found.how == How.AFTER_SPACE)
+    after_ends[pieces.offsets[:-1][np.diff(pieces.offsets) > 0]] = False
+    for piece in np.flatnonzero(after_ends):
+        step = int(found.first[piece]) - 1
+        found.weights[piece] = _ending_prob(
+            step, int(pieces.starts[piece] - steps.starts[step]), steps, table
+        )
+    return found
+
+
+@numba.njit(cache=True, nogil=True)
+def _chain_places(
+    ids: np.ndarray,
+    offsets: np.ndarray,
+    starts: np.ndarray,
+    bodies: np.ndarray,
+    ends: np.ndarray,
+    step_offsets: np.ndarray,
+    step_starts: np.ndarray,
+    space_id: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the fields of `_Chains`, all weights 1."""
+    size = len(ids)
+    firsts, lasts = np.empty(size, np.int64), np.empty(size, np.int64)
+    begins, spelled_from = starts.copy(), np.empty(size, np.int64)
+    at_word, how = np.zeros(size, np.bool_), np.empty(size, np.uint8)
+    for sample in range(len(offsets) - 1):
+        lo, hi = step_offsets[sample], step_offsets[sample + 1]
+        first = lo - 1
+        for row in range(offsets[sample], offsets[sample + 1]):
+            while first + 1 < hi and step_starts[first + 1] <= starts[row]:
+                first += 1
+            last, visible = first, first
+            while last + 1 < hi and step_starts[last + 1] <= max(ends[row] - 1, bodies[row]):
+                last += 1
+            while visible + 1 < hi and step_starts[visible + 1] <= bodies[row]:
+                visible += 1
+            opens_text = row == offsets[sample]
+            # After "▁" alone the word has begun: candidates that the student would not split like this are already excluded.
+            after_lone_space = not opens_text and ids[row - 1] == space_id
+            has_next = first + 1 < hi
+            next_start = step_starts[first + 1] if has_next else ends[offsets[sample + 1] - 1]
+            inside = first >= lo and starts[row] > step_starts[first] and not opens_text
+            at_last_space = inside and has_next and next_start <= bodies[row]
+            if first < lo:
+                how[row] = _UNKNOWN_PROBABILITY
+            elif after_lone_space or (inside and not at_last_space):
+                how[row] = _INSIDE_TOKEN
+            elif at_last_space or opens_text or (last > first and next_start <= bodies[row]):
+                how[row] = _AFTER_SPACE
+            elif last > first:
+                how[row] = _SEVERAL_TOKENS
+            else:
+                how[row] = _FIRST_OF_TOKEN if next_start > ends[row] else _ONE_TOKEN
+            if at_last_space:
+                begins[row] = next_start
+            firsts[row], lasts[row] = first + at_last_space, last
+            at_word[row] = at_last_space or opens_text
+            spelled_from[row] = max(visible, firsts[row]) + 1
+    return firsts, lasts, begins, np.ones(size), at_word, spelled_from, how
 
 
 def _ending_prob(step: int, chars: int, steps: Steps, table: PieceTable) -> float:
@@ -148,26 +180,21 @@ def _ending_prob(step: int, chars: int, steps: Steps, table: PieceTable) -> floa
 
 
 def _spelled_candidates(
-    chains: _Chains, pieces: Pieces, steps: Steps, table: PieceTable
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    chains: _Chains, steps: Steps, table: PieceTable
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns, for steps that follow other characters of the same piece, the first piece of those characters and each candidate.
 
     Returns:
-        spelled_from: int64 [P], first such step of each piece's chain; after its last step where there is none.
-        spelled_rows: int64 [P], row of that step in the table; the rows of a chain follow each other.
+        spelled_rows: int64 [P], row in `spelled` of the step `spelled_from` of each chain; the rows of a chain follow each other.
         spelled: int32 [rows, C], pieces; -1 where a candidate has none.
     """
-    # Steps that begin after the piece's first visible character.
-    spelled_from = np.maximum(
-        np.searchsorted(steps.starts, pieces.bodies, "right"), chains.first + 1
-    )
     counts = np.where(
-        chains.how < How.INSIDE_TOKEN, np.maximum(chains.last + 1 - spelled_from, 0), 0
+        chains.how < How.INSIDE_TOKEN, np.maximum(chains.last + 1 - chains.spelled_from, 0), 0
     )
     rows = np.cumsum(counts) - counts
     pieces_of_rows = np.repeat(np.arange(len(counts)), counts)
     spelled_steps = (
-        spelled_from[pieces_of_rows] + np.arange(len(pieces_of_rows)) - rows[pieces_of_rows]
+        chains.spelled_from[pieces_of_rows] + np.arange(len(pieces_of_rows)) - rows[pieces_of_rows]
     )
     begins = chains.begins[pieces_of_rows]
     samples = np.searchsorted(steps.text_starts, begins, "right") - 1
@@ -184,7 +211,7 @@ def _spelled_candidates(
         )
     ]
     table_shape = len(spelled), steps.candidates.shape[1]
-    return spelled_from, rows, np.array(spelled, np.int32).reshape(table_shape)
+    return rows, np.array(spelled, np.int32).reshape(table_shape)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -238,8 +265,10 @@ def _chain_rows(
                     used = put(ids, mass, used, piece, weight * probs[step, column], True)
             weight *= sampled_probs[step]
         used = order(ids, mass, used, own[row])
-        # The rounded probabilities of a step can add up to a little more than 1.
-        total = max(mass[:used].sum(), 1.0)
+        total = 0.0
+        for place in range(used):
+            total += mass[place]
+        total = max(total, 1.0)  # the rounded probabilities of a step can add up to a little more
         for place in range(min(used, k)):
             row_ids[row, place], row_probs[row, place] = ids[place], mass[place] / total
     return row_ids, row_probs

@@ -149,24 +149,23 @@ def place_steps(flat: FlatSteps, texts: Sequence[str], table: PieceTable) -> Ste
             lo, hi = offsets[sample], offsets[sample + 1]
             placed, text_differs[sample], known[lo:hi] = place_tokens(strings[lo:hi], text)
             starts[lo:hi] = np.where(placed == NOT_PLACED, NOT_PLACED, placed + text_starts[sample])
-    candidates, probs, sampled_probs = dense_candidates(flat)
-    candidates[~known] = NO_CANDIDATE
-    probs[~known] = 0.0
-    sampled_probs[~known] = np.nan
+    steps = Steps(
+        texts, text_starts, offsets, flat.tokens, starts, *dense_candidates(flat), text_differs
+    )
     kept = starts != NOT_PLACED
-    return Steps(
-        texts=texts,
-        text_starts=text_starts,
-        offsets=_starts(
-            np.add.reduceat(np.append(kept, False).astype(np.int64), offsets[:-1])
-            * (flat.tokens_per_sample > 0)
-        ),
-        tokens=flat.tokens[kept],
-        starts=starts[kept],
-        candidates=candidates[kept],
-        probs=probs[kept],
-        sampled_probs=sampled_probs[kept],
-        text_differs=text_differs,
+    if kept.all() and known.all():
+        return steps
+    steps.candidates[~known] = NO_CANDIDATE
+    steps.probs[~known] = 0.0
+    steps.sampled_probs[~known] = np.nan
+    return dataclasses.replace(
+        steps,
+        offsets=_starts(np.diff(_starts(kept)[offsets])),
+        tokens=steps.tokens[kept],
+        starts=steps.starts[kept],
+        candidates=steps.candidates[kept],
+        probs=steps.probs[kept],
+        sampled_probs=steps.sampled_probs[kept],
     )
 
 

@@ -94,20 +94,22 @@ def encode_texts(texts: Sequence[str], table: PieceTable) -> Pieces:
     origin = np.repeat(text_starts[:-1], sizes)
     starts = origin + np.maximum(positions - 1, 0)
     bodies = origin + np.maximum(body_positions - 1, 0)
-    text_ends = text_starts[:-1] + [len(text) for text in texts]
-    for sample, text in enumerate(texts):
-        if sizes[sample] and not (normalized_chars[sample] == len(text) + 1 and text.isascii()):
-            normalized, origins = table.processor.normalize(text, with_offsets=True)
-            if len(normalized) != normalized_chars[sample]:
-                raise ValueError(
-                    f"alignment: the pieces of {text!r} have {normalized_chars[sample]} characters, its normalised form "
-                    f"{normalized!r} has {len(normalized)}. Use a SentencePiece vocabulary that spells every character."
-                )
-            places = np.array(origins, np.int64)[: len(normalized) + 1] + text_starts[sample]
-            rows = slice(offsets[sample], offsets[sample + 1])
-            starts[rows] = places[positions[rows]]
-            bodies[rows] = places[body_positions[rows]]
-            text_ends[sample] = text_starts[sample] + len(text.rstrip())
+    text_ends = text_starts[1:] - 1
+    added = normalized_chars - np.diff(text_starts) + 1
+    plain = (sizes == 0) | ((added == 1) & np.fromiter(map(str.isascii, texts), bool, len(texts)))
+    for sample in np.flatnonzero(~plain).tolist():
+        text = texts[sample]
+        normalized, origins = table.processor.normalize(text, with_offsets=True)
+        if len(normalized) != normalized_chars[sample]:
+            raise ValueError(
+                f"alignment: the pieces of {text!r} have {normalized_chars[sample]} characters, its normalised form "
+                f"{normalized!r} has {len(normalized)}. Use a SentencePiece vocabulary that spells every character."
+            )
+        places = np.array(origins, np.int64)[: len(normalized) + 1] + text_starts[sample]
+        rows = slice(offsets[sample], offsets[sample + 1])
+        starts[rows] = places[positions[rows]]
+        bodies[rows] = places[body_positions[rows]]
+        text_ends[sample] = text_starts[sample] + len(text.rstrip())
     ends = np.append(starts[1:], 0)
     ends[offsets[1:][sizes > 0] - 1] = text_ends[sizes > 0]
     return Pieces(texts, text_starts, ids, offsets, starts, bodies, ends)

@@ -94,7 +94,8 @@ def test_any_sample_equals_the_reference(small_vocabulary, words, seed):
 
 
 def test_unrelated_series_are_paired_like_the_reference(small_vocabulary):
-    tokens = ["x" * 30, "y" * 20, "answer"]
+    # A token of more letters than a word has bits, and letters that the vocabulary does not have.
+    tokens = ["x" * 30, "Natalia" * 10 + "\u4e16", "\u4e16", "answer"]
     top_k = [[(token, 1.0)] for token in tokens]
     text = "In total, then, Natalia had 3 + 4 = 7 clips."
     wrapped = [" step", "\n", *tokens, "\n", "\n"]
