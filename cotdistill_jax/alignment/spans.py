@@ -249,18 +249,17 @@ def _chain_rows(
             continue
         weight, used = weights[row], 0
         for step in range(first[row], last[row] + 1):
+            first_pieces = first_at_word if step > first[row] or at_word[row] else first_mid_word
+            spelled_row = spelled_rows[row] + step - spelled_from[row]
+            is_spelled = step >= spelled_from[row]
             for column in range(candidates.shape[1]):
                 candidate = candidates[step, column]
                 if candidate == NO_CANDIDATE:
                     continue
                 if candidate == tokens[step]:
                     piece = own[row] if step == last[row] else NO_PIECE
-                elif step >= spelled_from[row]:
-                    piece = spelled[spelled_rows[row] + step - spelled_from[row], column]
-                elif step > first[row] or at_word[row]:
-                    piece = first_at_word[candidate]
                 else:
-                    piece = first_mid_word[candidate]
+                    piece = spelled[spelled_row, column] if is_spelled else first_pieces[candidate]
                 if piece != NO_PIECE:
                     used = put(ids, mass, used, piece, weight * probs[step, column], True)
             weight *= sampled_probs[step]
