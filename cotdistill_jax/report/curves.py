@@ -13,7 +13,7 @@ Metrics = Sequence[Mapping[str, float]]
 
 _PANELS = (
     ("loss per target token", ("loss", "nll"), None),
-    ("token accuracy", ("token_accuracy",), PercentFormatter(1.0, decimals=0)),
+    ("token accuracy", ("token_accuracy",), PercentFormatter(1.0)),
     ("tokens per second", ("tokens_per_second",), StrMethodFormatter("{x:,.0f}")),
     ("learning rate", ("learning_rate",), None),
     ("gradient norm", ("grad_norm",), None),

@@ -92,7 +92,7 @@ def draw_trade_off(found: Sequence[Point], theme: Theme) -> Figure:
             color, marker = SERIES[number % len(SERIES)], _MARKERS[number % len(_MARKERS)]
             _draw_path(axis, path, other, color, marker)
         _finish(axis, f"accuracy, {_IN}", f"accuracy, {other}")
-        axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axis.xaxis.set_major_formatter(PercentFormatter(1.0))
     return figure
 
 
@@ -158,7 +158,7 @@ def _draw_scores(axis: Axes, scored: Sequence[tuple[int, Result]], number: int, 
 def _finish(axis: Axes, x_label: str, y_label: str, legend: bool = True) -> None:
     axis.set_xlabel(x_label)
     axis.set_ylabel(y_label)
-    axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axis.yaxis.set_major_formatter(PercentFormatter(1.0))
     axis.grid(True)
     if legend:
         axis.legend()

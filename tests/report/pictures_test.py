@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import sentencepiece
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
 
 from cotdistill_jax import benchmarks, corpus, teacher
@@ -202,6 +203,16 @@ def test_trade_off_takes_means_of_families(tmp_path):
     assert trade_off.can_draw(found)
     assert len(trade_off.draw_trade_off(found, figures.THEMES["light"]).axes) == 2
     assert not trade_off.can_draw(trade_off.points([evaluation(tmp_path, 1, gsm8k=0.5)]))
+
+
+def test_accuracies_that_are_close_together_get_ticks_of_their_own(tmp_path):
+    close = [evaluation(tmp_path, 1, gsm8k=0.31, svamp=0.012)]
+    close.append(evaluation(tmp_path, 2, gsm8k=0.32, svamp=0.034))
+    figure = trade_off.draw_trade_off(trade_off.points(close), figures.THEMES["light"])
+    FigureCanvasAgg(figure).draw()
+    for axis in (figure.axes[0].xaxis, figure.axes[0].yaxis):
+        labels = [label.get_text() for label in axis.get_ticklabels()]
+        assert len(labels) > 2 and len(set(labels)) == len(labels)
 
 
 @pytest.fixture(scope="module")
