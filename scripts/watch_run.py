@@ -2,7 +2,8 @@
 
     python scripts/watch_run.py --run=runs/quickstart
 
-Reads the run folder only, so it can be started, stopped and run on another machine that sees the folder at any time.
+Ends with the run's last step. Reads the run folder only, so it can be started, stopped and run on another machine that sees
+the folder at any time.
 """
 
 import argparse

@@ -76,8 +76,8 @@ def sparkline(values: Sequence[float], width: int = _WIDTH) -> str:
     return "".join(_BLOCKS[round((value - low) * scale + 1e-9)] for value in kept)
 
 
-def view(folder: pathlib.Path) -> Group:
-    """Returns what to show of a run now.
+def view(folder: pathlib.Path) -> tuple[Group, Standing]:
+    """Returns what to show of a run now, and where it stands.
 
     Args:
         folder: of the training, or one around it.
@@ -95,7 +95,7 @@ def view(folder: pathlib.Path) -> Group:
     total = macros.get("TRAIN_STEPS", "")
     metrics = read_metrics(training)
     now = standing(metrics, int(total) if total.isdecimal() else None)
-    return Group(_heading(training, now), *_rows(now, metrics))
+    return Group(_heading(training, now), *_rows(now, metrics)), now
 
 
 def _heading(training: pathlib.Path, now: Standing) -> Table:
@@ -138,7 +138,7 @@ def watch(
     every_seconds: float = 2.0,
     once: bool = False,
 ) -> None:
-    """Shows a run again and again until the reader presses Ctrl-C.
+    """Shows a run again and again until its last step is done or the reader presses Ctrl-C.
 
     Args:
         folder: of the run.
@@ -150,10 +150,9 @@ def watch(
         FileNotFoundError: no run there.
     """
     path = pathlib.Path(folder)
-    if once:
-        console.print(view(path))
-        return
-    with Live(view(path), console=console, auto_refresh=False) as live:
-        while True:
+    shown, now = view(path)
+    with Live(shown, console=console, auto_refresh=False) as live:
+        while not once and (now.total_steps is None or now.step < now.total_steps):
             time.sleep(every_seconds)
-            live.update(view(path), refresh=True)
+            shown, now = view(path)
+            live.update(shown, refresh=True)

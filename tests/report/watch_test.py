@@ -1,3 +1,5 @@
+import threading
+
 import pytest
 from rich.console import Console
 
@@ -25,6 +27,17 @@ def test_one_look(run):
     text = console.export_text()
     assert "step 200 of 200" in text and "left" in text
     assert "token accuracy" in text and "100.00%" in text
+
+
+def test_it_watches_until_the_last_step(run):
+    metrics = run / "run" / "metrics.jsonl"
+    lines = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text("".join(lines[:2]))
+    writer = threading.Timer(0.3, metrics.write_text, ["".join(lines)])
+    writer.start()
+    console = Console(record=True, width=120)
+    watch.watch(run, console, every_seconds=0.05)  # returns
+    assert not writer.is_alive() and "step 200 of 200" in console.export_text()
 
 
 def test_before_the_first_line(run):
