@@ -35,7 +35,7 @@ class Weights:
     Attributes:
       layout: one of `LAYOUTS`, what it was read from.
       config: dimensions of the network.
-      params: nested dict of float32 arrays.
+      params: nested dict of float32 arrays, one name per layer (those of a scanned run are unstacked).
       vocabulary_file: the SentencePiece model found beside it, or None.
       extra_ids: sentinel ids above the vocabulary's pieces.
       step: training step; 0 where the layout records none.
@@ -65,10 +65,7 @@ def load(path: str, dtype: str = "float32") -> Weights:
     if (folder / "config.json").exists():
         return _load_hugging_face(folder, dtype)
     if any((at / model_files.MODEL_FILE).exists() for at in (folder, folder.absolute().parent)):
-        model = model_files.load_model(folder)
-        return Weights(
-            OURS, model.config, model.params, model.vocabulary_file, model.extra_ids, model.step
-        )
+        return _load_ours(folder)
     name = path.rstrip("/").rsplit("/", 1)[-1]
     at_step = name.startswith("checkpoint_") or folder.is_file()
     path = path if at_step else t5x_legacy.latest(path)
@@ -139,6 +136,17 @@ def differences(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[str]:
         or name not in flat[1]
         or not np.array_equal(flat[0][name], flat[1][name])
     ]
+
+
+def _load_ours(folder: pathlib.Path) -> Weights:
+    model = model_files.load_model(folder)
+    config, params = model.config, model.params
+    if config.scan_layers:
+        config, params = (
+            dataclasses.replace(config, scan_layers=False),
+            network.unstack_layers(params),
+        )
+    return Weights(OURS, config, params, model.vocabulary_file, model.extra_ids, model.step)
 
 
 def _load_hugging_face(folder: pathlib.Path, dtype: str) -> Weights:

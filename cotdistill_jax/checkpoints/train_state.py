@@ -165,7 +165,11 @@ class TrainCheckpoints:
             items[_NOTES] = ocp.args.JsonSave(dict(notes))
         args = ocp.args.Composite(**items)
         self._manager.save(
-            int(state.step), args=args, metrics=metrics and dict(metrics), force=True
+            int(state.step),
+            args=args,
+            # An empty dict would count as a result, one without the metric that the best are chosen by.
+            metrics=dict(metrics) if metrics else None,
+            force=True,
         )
 
     def notes(self, step: int) -> dict[str, Any] | None:

@@ -1,5 +1,6 @@
 """The conversion command: every direction exact, vocabulary checked, clear errors."""
 
+import dataclasses
 import json
 import pathlib
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 import sentencepiece
 
 from cotdistill_jax import checkpoints, network
-from cotdistill_jax.checkpoints import conversion, huggingface, t5x_legacy
+from cotdistill_jax.checkpoints import conversion, huggingface, initial, t5x_legacy
 
 ROOT = pathlib.Path(__file__).parents[2]
 VOCABULARY = ROOT / "cotdistill_jax" / "corpus" / "arith.spiece.model"
@@ -64,6 +65,23 @@ def test_every_direction_is_exact(source, tmp_path):
     for folder in (written[2], written[5]):
         assert (pathlib.Path(folder) / "model.safetensors").read_bytes() == original
         assert (pathlib.Path(folder) / "spiece.model").read_bytes() == VOCABULARY.read_bytes()
+
+
+def test_a_run_with_scanned_layers_converts_and_starts_runs_of_both_forms(source, tmp_path):
+    weights = conversion.load(str(source))
+    scanned = dataclasses.replace(
+        weights,
+        config=dataclasses.replace(weights.config, scan_layers=True),
+        params=network.stack_layers(weights.params),
+    )
+    path = conversion.save(scanned, str(tmp_path / "run"), "ours", VOCABULARY, 0)
+    assert checkpoints.load_model(path).params["encoder"].keys() >= {"layers"}
+    (written,) = _chain(pathlib.Path(path), tmp_path, "huggingface")
+    original = (source / "model.safetensors").read_bytes()
+    assert (pathlib.Path(written) / "model.safetensors").read_bytes() == original
+    for config, expected in ((weights.config, weights), (scanned.config, scanned)):
+        params, _ = initial.read(path, config, VOCABULARY)
+        assert conversion.differences(params, expected.params) == []
 
 
 def test_our_folder_loads_as_a_model_and_records_what_it_is(source, tmp_path):
