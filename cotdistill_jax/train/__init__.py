@@ -3,6 +3,7 @@
 | file | holds |
 |---|---|
 | `loop.py` | `train`: one run, from the first batch to the last checkpoint |
+| `starting.py` | checks before the first step, state to start from, greeting |
 | `step.py` | the compiled training step |
 | `data.py` | SeqIO mixture -> batches, with a position that is saved |
 | `optimizers.py` | Optax chains and schedules that gin files bind |

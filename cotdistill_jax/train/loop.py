@@ -17,16 +17,10 @@ import optax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from cotdistill_jax import network, partitioning
-from cotdistill_jax.checkpoints import (
-    TrainCheckpoints,
-    TrainState,
-    initial,
-    list_steps,
-    write_model_files,
-)
+from cotdistill_jax import network
+from cotdistill_jax.checkpoints import TrainCheckpoints, TrainState
 from cotdistill_jax.losses import LossFn, sample_matching
-from cotdistill_jax.train import config_changes, data, run_folder, run_lock, step, stopping
+from cotdistill_jax.train import data, run_folder, run_lock, starting, step, stopping
 from cotdistill_jax.train.metrics_file import read_metrics
 from cotdistill_jax.train.metrics_log import MetricsLog
 from cotdistill_jax.train.window import NonFiniteLossError, OnNonfinite, Window
@@ -44,19 +38,6 @@ class Result(NamedTuple):
 
     step: int
     finished: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class _Plan:
-    """When a run does what: numbers of steps."""
-
-    total: int
-    log_period: int
-    save_period: int
-    eval_period: int | None
-
-    def due(self, done: int, period: int | None) -> bool:
-        return period is not None and (done % period == 0 or done == self.total)
 
 
 def train(
@@ -145,26 +126,17 @@ def train(
     if on_nonfinite not in ("stop", "skip"):
         raise ValueError(f"train: on_nonfinite is {on_nonfinite!r}; allowed are 'stop' and 'skip'")
     if compilation_cache_dir:
-        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(compilation_cache_dir))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+        starting.use_compilation_cache(compilation_cache_dir)
     first_host = jax.process_index() == 0
     folder = run_folder.prepare(model_dir)
-    lock = run_lock.hold(folder) if first_host else contextlib.nullcontext()
-    with lock, stopping.StopSignal() as stop:
-        data.keep_tensorflow_off_accelerators()
-        mesh = partitioning.make_mesh(mesh_shape)
-        partitioning.check_mesh(mesh, network_config, batch_size, num_microbatches)
-        data.check_registered(mixture_or_task_name)
-        data.check_vocabulary(mixture_or_task_name, network_config)
-        vocabulary_file, extra_ids = data.vocabulary_of(mixture_or_task_name)
-        changes: list[config_changes.Change] = []
-        manifest = data.manifest(mixture_or_task_name)
+    with contextlib.ExitStack() as opened:
         if first_host:
-            write_model_files(folder, network_config, vocabulary_file, extra_ids)
-            if description:
-                before = max(list_steps(folder), default=0)
-                changes = run_folder.changes(folder, description, manifest, before)
-        _wait_for_all_hosts("folder")
+            opened.enter_context(run_lock.hold(folder))
+        stop = opened.enter_context(stopping.StopSignal())
+        mesh = starting.checked_mesh(mesh_shape, network_config, batch_size, num_microbatches)
+        manifest, changes = starting.claim(
+            folder, network_config, mixture_or_task_name, description
+        )
         iterator = data.train_iterator(
             mixture_or_task_name,
             task_feature_lengths,
@@ -173,6 +145,7 @@ def train(
             pack=pack,
             use_cached=use_cached,
         )
+        step.check_loss(loss_fn, network_config, iterator.element_spec)
         train_step = step.make_train_step(
             mesh,
             network_config,
@@ -184,67 +157,77 @@ def train(
             weigh_alike=weigh_microbatches_alike,
             num_loss_chunks=num_loss_chunks,
         )
-
-        def start() -> TrainState:
-            if initial_checkpoint is None:
-                return step.init_state(mesh, network_config, optimizer, seed)
-            params, said = initial.read(initial_checkpoint, network_config, vocabulary_file)
-            print(f"train: {said}")
-            return step.init_state(mesh, network_config, optimizer, seed, params)
-
-        with TrainCheckpoints(
-            folder, keep_checkpoints, keep_best, keep_best_metric, keep_every_hours
-        ) as checkpoints:
-            state = _restore(mesh, network_config, optimizer, checkpoints, iterator) or start()
-            first = int(state.step)
-            notes = checkpoints.notes(first) if first else None
-            if first == 0 and count_examples != 0:
-                reports = data.count_overlong(
-                    mixture_or_task_name,
-                    task_feature_lengths,
-                    count_examples,
-                    data_seed,
-                    use_cached,
-                )
-                if first_host:
-                    run_folder.write_data_counts(folder, reports)
-            if description and first_host:
-                run_folder.write_description(folder, description, manifest, first, mesh, changes)
-            with MetricsLog(
+        checkpoints = opened.enter_context(
+            TrainCheckpoints(
+                folder, keep_checkpoints, keep_best, keep_best_metric, keep_every_hours
+            )
+        )
+        state = starting.state(
+            mesh,
+            network_config,
+            optimizer,
+            checkpoints,
+            iterator,
+            seed,
+            initial_checkpoint,
+            mixture_or_task_name,
+        )
+        first = int(state.step)
+        notes = checkpoints.notes(first) if first else None
+        if first == 0 and count_examples != 0:
+            counts = data.count_overlong(
+                mixture_or_task_name, task_feature_lengths, count_examples, data_seed, use_cached
+            )
+            run_folder.write_data_counts(folder, counts)
+        if description:
+            run_folder.write_description(folder, description, manifest, first, mesh, changes)
+        log = opened.enter_context(
+            MetricsLog(
                 folder,
                 first,
                 total_steps,
                 tensorboard=tensorboard,
                 progress=progress,
                 first_host=first_host,
-            ) as log:
-                for line in _greeting(folder, first, total_steps, mesh, notes, changes):
-                    log.say(line)
-                loop = _Loop(
-                    mesh=mesh,
-                    config=network_config,
-                    train_step=train_step,
-                    iterator=iterator,
-                    evaluate=evaluate,
-                    plan=_Plan(total_steps, log_period, save_period, eval_period),
-                    folder=folder,
-                    checkpoints=checkpoints,
-                    log=log,
-                    window=Window(
-                        folder,
-                        log,
-                        data.vocabulary(mixture_or_task_name),
-                        learning_rate_schedule,
-                        on_nonfinite,
-                        notes and notes["window"],
-                    ),
-                    stop=stop,
-                    keep_best_metric=keep_best_metric if keep_best else None,
-                )
-                if save_initial and first == 0 and checkpoints.latest_step() is None:
-                    loop.save(state, {})
-                done = loop.run(state)
+            )
+        )
+        for line in starting.greeting(folder, first, total_steps, mesh, notes, changes):
+            log.say(line)
+        vocabulary = data.vocabulary(mixture_or_task_name)
+        window = Window(
+            folder, log, vocabulary, learning_rate_schedule, on_nonfinite, notes and notes["window"]
+        )
+        loop = _Loop(
+            mesh=mesh,
+            config=network_config,
+            train_step=train_step,
+            iterator=iterator,
+            evaluate=evaluate,
+            plan=_Plan(total_steps, log_period, save_period, eval_period),
+            folder=folder,
+            checkpoints=checkpoints,
+            log=log,
+            window=window,
+            stop=stop,
+            keep_best_metric=keep_best_metric if keep_best else None,
+        )
+        if save_initial and first == 0 and checkpoints.latest_step() is None:
+            loop.save(state, {})
+        done = loop.run(state)
     return Result(done, done == total_steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """When a run does what: numbers of steps."""
+
+    total: int
+    log_period: int
+    save_period: int
+    eval_period: int | None
+
+    def due(self, done: int, period: int | None) -> bool:
+        return period is not None and (done % period == 0 or done == self.total)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -295,7 +278,7 @@ class _Loop:
 
     def save(self, state: TrainState, results: Mapping[str, float]) -> None:
         """Starts to save a checkpoint of parameters that are seen to be finite."""
-        notes = {"window": self.window.notes(), "topology": _topology(self.mesh)}
+        notes = {"window": self.window.notes(), "topology": starting.topology(self.mesh)}
         if not bool(_all_finite(state.params)):
             raise NonFiniteLossError(
                 f"train: a parameter is NaN or infinite after step {int(state.step)}, though its loss and gradient were "
@@ -336,61 +319,3 @@ class _Loop:
 @jax.jit
 def _all_finite(params: Any) -> jax.Array:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]))
-
-
-def _topology(mesh: Mesh) -> dict[str, Any]:
-    return {
-        "num_hosts": jax.process_count(),
-        "mesh": dict(mesh.shape),
-        "device_kind": jax.devices()[0].device_kind,
-    }
-
-
-def _greeting(
-    folder: pathlib.Path,
-    first: int,
-    total: int,
-    mesh: Mesh,
-    notes: Mapping[str, Any] | None,
-    changes: list[config_changes.Change],
-) -> list[str]:
-    """Returns what a user should know about a run that continues."""
-    if not first:
-        return []
-    lines = [f"train: continuing {folder} after step {first} of {total}"]
-    if changes:
-        lines.append(f"train: changed since its last start: {'; '.join(map(str, changes))}")
-    now = _topology(mesh)
-    before = notes["topology"] if notes else now
-    if before != now:
-        lines.append(
-            f"train: the checkpoint is from {before}, this run has {now}: the batches are the same, in the same order, "
-            "but sums run in another order, so that numbers agree to float32 rounding only"
-        )
-    return lines
-
-
-def _wait_for_all_hosts(name: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
-
-
-def _restore(
-    mesh: Mesh,
-    config: network.T5Config,
-    optimizer: optax.GradientTransformation,
-    checkpoints: TrainCheckpoints,
-    iterator: Any,
-) -> TrainState | None:
-    """Returns the newest checkpoint's state, the iterator moved there; None without a checkpoint."""
-    newest = checkpoints.latest_step()
-    if newest is None:
-        return None
-    shapes = jax.eval_shape(lambda: step.init_state(mesh, config, optimizer, seed=0))
-    shardings = step.state_shardings(mesh, config, optimizer)
-    like = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        shapes,
-        shardings,
-    )
-    return checkpoints.restore(newest, like, iterator)

@@ -110,7 +110,7 @@ def write_description(
     mesh: Mesh,
     changed: Sequence[config_changes.Change],
 ) -> None:
-    """Writes `config.gin`, `manifest.json` and a line of `starts.jsonl`.
+    """Writes `config.gin`, `manifest.json` and a line of `starts.jsonl`, on the first host only.
 
     Args:
       folder: the run folder.
@@ -120,6 +120,8 @@ def write_description(
       mesh: the devices.
       changed: what `changes` returned.
     """
+    if jax.process_index() != 0:
+        return
     started = datetime.datetime.now(datetime.UTC)
     manifest = {
         "schema_version": SCHEMA_VERSION,
@@ -158,9 +160,10 @@ def _fingerprints(data: Mapping[str, Any]) -> dict[str, str]:
 
 
 def write_data_counts(folder: pathlib.Path, reports: Mapping[str, LengthReport]) -> None:
-    """Writes `data_counts.json`: per task examples seen, kept and dropped as too long, and their lengths."""
+    """Writes `data_counts.json` on the first host: per task examples seen, kept, dropped as too long, and their lengths."""
     content: dict[str, Any] = {name: dataclasses.asdict(report) for name, report in reports.items()}
-    write_json_atomically(folder / DATA_COUNTS_FILE, content)
+    if jax.process_index() == 0:
+        write_json_atomically(folder / DATA_COUNTS_FILE, content)
 
 
 def git_state() -> dict[str, Any]:

@@ -2,23 +2,23 @@
 
 import json
 import os
-import pathlib
+import re
 import signal
-import subprocess
-import sys
 import time
 
+import jax
 import pytest
 
+import cotdistill_jax
 from cotdistill_jax import checkpoints
 from cotdistill_jax.corpus import arith
 from cotdistill_jax.train import metrics_file
 
-ROOT = pathlib.Path(__file__).parents[2]
-FILES = ("--gin_file=gin/experiments/arith_quickstart.gin", "--gin_file=gin/runs/finetune.gin")
-TINY = {
-    "EMB_DIM": 16, "NUM_HEADS": 2, "HEAD_DIM": 8, "MLP_DIM": 32, "NUM_LAYERS": 1,
-    "WARMUP_STEPS": 1, "COUNT_EXAMPLES": 10, "LOG_PERIOD": 1,
+FILES = ("experiments/arith_quickstart", "runs/finetune")
+MACROS = {
+    "EMB_DIM": 16, "NUM_HEADS": 2, "HEAD_DIM": 8, "MLP_DIM": 32, "NUM_LAYERS": 1, "WARMUP_STEPS": 1,
+    "COUNT_EXAMPLES": 10, "LOG_PERIOD": 1, "SAVE_PERIOD": 5, "TRAIN_STEPS": 30, "EVAL_PERIOD": 30, "EVAL_NUM_EXAMPLES": 4,
+    "EVAL_MIXTURE_OR_TASK_NAME": "'arith_zero_shot_cot_v1'", "EVAL_BATCH_SIZE": 4, "COMPILATION_CACHE_DIR": None,
 }  # fmt: skip
 
 
@@ -29,58 +29,61 @@ def corpora(tmp_path_factory):
     return folder
 
 
-def _start(model_dir, corpora, **bindings):
-    macros = {**TINY, "MODEL_DIR": f"'{model_dir}'", **bindings}
-    arguments = [*FILES, *(f"--gin.{name}={value}" for name, value in macros.items())]
-    return subprocess.Popen(
-        [sys.executable, "-m", "cotdistill_jax.train", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "COTDISTILL_TFDS_DIR": str(corpora)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def _run(model_dir, corpora, **bindings):
-    process = _start(model_dir, corpora, **bindings)
-    output, _ = process.communicate(timeout=300)
-    return process.returncode, output
+def _start(runner, run, corpora, flags=(), **macros):
+    environment = {"COTDISTILL_TFDS_DIR": str(corpora)}
+    return runner.start(run, FILES, {**MACROS, **macros}, flags, environment)
 
 
 @pytest.mark.slow
-def test_killed_run_is_continued_by_the_same_command(tmp_path, corpora):
+def test_killed_run_is_continued_by_the_same_command_and_by_no_other(tmp_path, runner, corpora):
     run = tmp_path / "run"
-    settings = {
-        **{"TRAIN_STEPS": 60, "SAVE_PERIOD": 5, "EVAL_PERIOD": 60, "EVAL_NUM_EXAMPLES": 4},
-        **{"EVAL_MIXTURE_OR_TASK_NAME": "'arith_zero_shot_cot_v1'", "EVAL_BATCH_SIZE": 4},
-    }
-    process = _start(run, corpora, **settings)
-    while process.poll() is None and not (run / "checkpoint_10").exists():
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    status, output = _run(run, corpora, **settings)
-    assert status == 0, output[-2000:]
-    assert "continuing" in output
-    assert "done after step 60" in output
+    pid = _start(runner, run, corpora)
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and not (run / "checkpoint_5").exists():
+        time.sleep(0.02)
+    os.kill(pid, signal.SIGKILL)
+    assert runner.status(pid) == -signal.SIGKILL, runner.said(run)
+    assert runner.status(_start(runner, run, corpora, LEARNING_RATE=0.5, LOG_PERIOD=2)) == 1
+    refusal = runner.said(run).rsplit("ConfigChangedError", 1)[1]
+    assert re.search(r"steps of another configuration: LEARNING_RATE: \S+ -> 0\.5\. Use", refusal)
+    said = runner.finish(_start(runner, run, corpora), run)
+    assert "continuing" in said
+    assert "done after step 30" in said
     lines = metrics_file.read_metrics(run)
-    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 61))
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 31))
     (evaluated,) = (line for line in lines if "loss" not in line)
-    assert evaluated["step"] == 60
+    assert evaluated["step"] == 30
     assert 0 <= evaluated["eval/arith_zero_shot_cot_v1/accuracy"] <= 100
+    assert checkpoints.load_model(run).step == 30
+    _check_description(run)
+
+
+def _check_description(run):
+    """Checks what the folder says about its run: configuration, code, packages, devices, data, starts."""
+    config = (run / "config.gin").read_text()
+    assert "TRAIN_STEPS = 30" in config
+    assert "loop.train.total_steps = %TRAIN_STEPS" in config.replace("\\\n    ", "")
     manifest = json.loads((run / "manifest.json").read_text())
-    assert manifest["packages"]["jax"]
-    assert "TRAIN_STEPS = 60" in (run / "config.gin").read_text()
-    assert checkpoints.load_model(run).step == 60
+    assert manifest["code"].keys() == {"version", "commit", "dirty"}
+    assert manifest["code"]["version"] == cotdistill_jax.__version__
+    assert manifest["packages"]["jax"] == jax.__version__
+    topology = manifest["topology"]
+    assert (topology["platform"], topology["num_hosts"]) == ("cpu", 1)
+    assert len(topology["devices"]) == topology["num_devices"] == topology["mesh"]["data"]
+    data = manifest["data"]["arith_zero_shot_cot_v1"]
+    assert data["examples"] > 0
+    ((name, checksum),) = data["sha256"].items()
+    assert name.startswith("arith-train.tfrecord")
+    assert re.fullmatch(r"[0-9a-f]{64}", checksum)
+    starts = [json.loads(line) for line in (run / "starts.jsonl").read_text().splitlines()]
+    assert len(starts) == 2
+    assert starts[0]["step"] == 0
+    assert starts[1]["step"] >= 5
 
 
 @pytest.mark.slow
-def test_errors_of_the_command_line_name_the_mistake(tmp_path, corpora):
-    status, output = _run(tmp_path / "a", corpora, TRAIN_STPES=5)
-    assert status != 0
-    assert "did you mean TRAIN_STEPS" in output
-    status, output = _run(tmp_path / "b", tmp_path / "no_corpora", TRAIN_STEPS=2)
-    assert status != 0
-    assert "scripts/build_corpus.py --corpus=arith" in output
+def test_errors_of_the_command_line_name_the_mistake(tmp_path, runner, corpora):
+    assert runner.status(_start(runner, tmp_path / "a", corpora, TRAIN_STPES=5)) == 1
+    assert "did you mean TRAIN_STEPS" in runner.said(tmp_path / "a")
+    assert runner.status(_start(runner, tmp_path / "b", tmp_path / "no_corpora")) == 1
+    assert "scripts/build_corpus.py --corpus=arith" in runner.said(tmp_path / "b")

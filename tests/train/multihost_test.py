@@ -1,68 +1,35 @@
-"""Two processes of four simulated devices: the losses of one device, and a checkpoint that one process continues."""
+"""Two processes of four simulated devices: the losses of one device, a checkpoint that one process continues, SIGTERM."""
 
 import json
 import os
-import pathlib
+import signal
 import socket
-import subprocess
-import sys
+import time
 
 import pytest
 
 from cotdistill_jax import checkpoints
 from cotdistill_jax.train import metrics_file
 
-ROOT = pathlib.Path(__file__).parents[2]
-FILES = (
-    "gin/defaults.gin",
-    "gin/schedules/constant.gin",
-    "gin/models/tiny.gin",
-    "gin/runs/finetune.gin",
-)
 MACROS = {
-    "MIXTURE_OR_TASK_NAME": "'toy_a'", "TASK_FEATURE_LENGTHS": "{'inputs': 96, 'targets': 32}",
-    "EMB_DIM": 16, "NUM_HEADS": 2, "HEAD_DIM": 8, "MLP_DIM": 32, "NUM_LAYERS": 1, "BATCH_SIZE": 8, "LOG_PERIOD": 1,
-    "SAVE_PERIOD": 4, "WARMUP_STEPS": 2, "TRAIN_STEPS": 4, "COMPILATION_CACHE_DIR": None,
+    "MIXTURE_OR_TASK_NAME": "'toy_a'", "BATCH_SIZE": 8, "LOG_PERIOD": 1, "SAVE_PERIOD": 4, "WARMUP_STEPS": 2,
+    "TRAIN_STEPS": 4, "COMPILATION_CACHE_DIR": None,
 }  # fmt: skip
 
 
-def _start(folder, run, devices, flags=(), **macros):
-    macros = {**MACROS, "MODEL_DIR": f"'{run}'", **macros}
-    return subprocess.Popen(
-        [
-            *(sys.executable, "-m", "cotdistill_jax.train", "--module_import=toy_tasks"),
-            *(f"--gin_file={file}" for file in FILES),
-            *(f"--gin.{name}={value}" for name, value in macros.items()),
-            *flags,
-        ],
-        cwd=ROOT,
-        env={
-            **os.environ,
-            "PYTHONPATH": f"{ROOT}:{folder}",
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def _start(runner, run, devices, flags=(), **macros):
+    environment = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    return runner.start_toy(run, flags, environment, schedule="constant", **{**MACROS, **macros})
 
 
-def _start_two(folder, run, **macros):
+def _start_two(runner, run, **macros):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     flags = (f"--coordinator_address=localhost:{port}", "--process_count=2")
     return [
-        _start(folder, run, 4, (*flags, f"--process_index={index}"), **macros) for index in (0, 1)
+        _start(runner, run, 4, (*flags, f"--process_index={index}"), **macros) for index in (0, 1)
     ]
-
-
-def _finish(*processes):
-    outputs = [process.communicate(timeout=400)[0] for process in processes]
-    for process, output in zip(processes, outputs, strict=True):
-        assert process.returncode == 0, output[-4000:]
-    return outputs
 
 
 def _losses(run):
@@ -70,10 +37,12 @@ def _losses(run):
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_losses_of_one_device_and_one_process_continues(tmp_path, toy_tasks):
+def test_two_processes_give_the_losses_of_one_device_and_one_process_continues(tmp_path, runner):
     one, two = tmp_path / "one", tmp_path / "two"
-    _finish(*_start_two(toy_tasks, two, MESH_SHAPE="(2, 2, 2)"))
-    _finish(_start(toy_tasks, one, 1, TRAIN_STEPS=6))
+    pids = _start_two(runner, two, MESH_SHAPE="(2, 2, 2)")
+    for pid in pids:
+        runner.finish(pid, two)
+    runner.finish(_start(runner, one, 1, TRAIN_STEPS=6), one)
     assert [line["step"] for line in metrics_file.read_metrics(two)] == [1, 2, 3, 4]
     # Sums over devices run in another order: float32 rounding, a few steps of it.
     assert _losses(two) == pytest.approx(_losses(one)[:4], rel=2e-5)
@@ -81,6 +50,23 @@ def test_two_processes_give_the_losses_of_one_device_and_one_process_continues(t
     manifest = json.loads((two / "manifest.json").read_text())
     assert manifest["topology"]["num_hosts"] == 2
     assert manifest["topology"]["num_devices"] == 8
-    (output,) = _finish(_start(toy_tasks, two, 1, ("--allow_config_changes",), TRAIN_STEPS=6))
-    assert "the batches are the same, in the same order" in output
+    continued = _start(runner, two, 1, ("--allow_config_changes",), TRAIN_STEPS=6)
+    said = runner.finish(continued, two)
+    assert "'num_hosts': 2" in said
+    assert "the batches are the same, in the same order" in said
     assert _losses(two) == pytest.approx(_losses(one), rel=2e-5)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_of_two_processes_stops_both_after_the_same_step(tmp_path, runner):
+    run = tmp_path / "run"
+    pids = _start_two(runner, run, MESH_SHAPE="(8, 1, 1)", TRAIN_STEPS=100_000, SAVE_PERIOD=50_000)
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and not metrics_file.read_metrics(run):
+        time.sleep(0.05)
+    os.kill(pids[1], signal.SIGTERM)
+    for pid in pids:
+        said = runner.finish(pid, run)
+    (stopped,) = checkpoints.list_steps(run)
+    assert f"stopped by SIGTERM after step {stopped} of 100000" in said
+    assert metrics_file.read_metrics(run)[-1]["step"] == stopped
