@@ -134,12 +134,30 @@ def test_processes_and_one_process_write_the_same(records_dir, tmp_path, job):
     assert one == other
 
 
-def test_beam_writes_the_same(records_dir, tmp_path, job):
+@pytest.mark.parametrize("method", ["spans", "dtw"])
+def test_beam_continues_and_writes_the_same(records_dir, tmp_path, job, method):
     pytest.importorskip("apache_beam", reason="the extra `beam` lives in an environment of its own")
-    done = run_script(records_dir, tmp_path / "corpus", "--beam_options=runner=DirectRunner")
-    assert done.returncode == 0, done.stderr
+    job = dataclasses.replace(job, method=method)
     align_all(job)
-    assert checksums(tmp_path / "corpus") == checksums(job.output)
+    on_beam = dataclasses.replace(job, output=str(tmp_path / "on_beam"))
+    pipeline.start(on_beam)
+    pipeline.align_shard(on_beam, 1)
+    done_before = tmp_path / "on_beam" / "aligned-00001.parquet"
+    written = done_before.stat().st_mtime_ns
+    done = run_script(
+        records_dir,
+        on_beam.output,
+        f"--method={method}",
+        "--beam_options=runner=DirectRunner,direct_num_workers=1",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done_before.stat().st_mtime_ns == written
+    assert checksums(on_beam.output) == checksums(job.output)
+    one, other = (
+        json.loads((pathlib.Path(folder) / "quality.json").read_text())
+        for folder in (on_beam.output, job.output)
+    )
+    assert one == other
 
 
 def test_an_interrupted_run_continues_with_the_missing_shards(records_dir, tmp_path, job):
