@@ -116,6 +116,8 @@ class TrainCheckpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=_retention(keep, keep_best, best_metric, keep_every_hours),
             step_prefix=STEP_PREFIX,
+            # Which stay is the policy's to say; with this Orbax also writes the metrics, which a continued run compares.
+            best_fn=(lambda metrics: metrics[best_metric]) if keep_best else None,
             cleanup_tmp_directories=True,
             create=True,
         )
