@@ -5,6 +5,7 @@
 | `run_files.py` | a run on disk, read |
 | `run_report.py` | the report of a run: `python -m cotdistill_jax.report --run=...` |
 | `curves.py`, `trade_off.py` | training curves; accuracy by checkpoint and against other benchmarks |
+| `checkpoint_choice.py` | the best checkpoints on the development sets, and the table |
 | `references.py` | accuracies that the paper's code printed |
 | `predictions_table.py` | all predictions as one JSON value for the report's table |
 | `token_rows.py` | tokens of a teacher record and where they lie in its text |
