@@ -134,14 +134,14 @@ def _exact_rows(
 def answer_steps(tokens: Sequence[str], text: str) -> slice | str:
     """Returns which tokens are the answer's, or why the sample is rejected.
 
-    Steps of the seed's shape, " step", "\\n", answer, "\\n" or "\\n\\n", "\\n", lose their ends, whatever the answer is. Other tokens must
-    spell the text, apart from white space at the ends.
+    Steps of the seed's shape, " step", "\\n", answer, "\\n" or "\\n\\n", "\\n", lose their ends, whatever the answer is. Tokens that spell
+    the text exactly, as other teachers' may, are all the answer's but for white space at the ends. The seed rejects everything else.
 
     Example: [" step", "\\n", "It", "\\n", "\\n"] with "It" -> slice(2, 3); [" step", ":", "It"] -> "not_the_seeds_shape".
     """
     if len(tokens) > 4 and tuple(tokens[:2]) == _SEED_HEAD and tuple(tokens[-2:]) in _SEED_TAILS:
         return slice(2, len(tokens) - 2)
-    if "".join(tokens).strip() != text.strip():
+    if "".join(tokens) != text:
         return "not_the_seeds_shape"
     start, stop = 0, len(tokens)
     while start < stop and not tokens[start].strip():
