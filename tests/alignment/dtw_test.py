@@ -143,5 +143,5 @@ def test_a_sampled_token_without_probability_is_one_hot(small_vocabulary):
     pieces = small_vocabulary.encode("4 =", out_type=str)
     tokens = [piece.replace("▁", " ") for piece in pieces]
     top_k = [*([(token, 1.0)] for token in tokens[:-1]), [("+", 0.5)]]
-    row = alignment.align(tokens, top_k, "4 =", small_vocabulary, method="dtw")[-1]
+    row = alignment.align(tokens, top_k, "".join(tokens), small_vocabulary, method="dtw")[-1]
     assert row == (pieces[-1], {pieces[-1]: 1.0}, How.UNKNOWN_PROBABILITY)
