@@ -11,7 +11,7 @@ import pyarrow as pa
 from cotdistill_jax.alignment import dtw, spans
 from cotdistill_jax.alignment.pieces import NO_PIECE, PieceTable
 from cotdistill_jax.alignment.rows import MAX_CANDIDATES
-from cotdistill_jax.alignment.steps import FlatSteps, SampleShapeError, TopK
+from cotdistill_jax.alignment.steps import FlatSteps, SampleShapeError, TopK, check_shape
 from cotdistill_jax.alignment.targets import AlignedBatch, AlignedSample, How
 
 if TYPE_CHECKING:
@@ -90,18 +90,13 @@ class Aligner:
         """Returns all samples as one batch of arrays; arguments as for `align_samples`.
 
         Raises:
-            SampleShapeError: a sample whose tokens and candidate rows differ in number; its message names the sample's index.
+            SampleShapeError: a sample whose tokens and candidate rows differ in number, whose candidates are no (token, probability)
+                pairs, whose probabilities are not in [0, 1], or whose strings are no text; its message names the sample's index.
         """
-        for index, (sample_tokens, sample_top_k) in enumerate(zip(tokens, top_k, strict=True)):
-            if len(sample_tokens) != len(sample_top_k):
-                raise SampleShapeError(
-                    "rows_do_not_match_tokens",
-                    f"alignment: sample {index} has {len(sample_tokens)} tokens but {len(sample_top_k)} rows of candidates. "
-                    "Pass one row per token, an empty one where there are no candidates.",
-                )
-        return METHODS[self.method](
-            FlatSteps.from_lists(tokens, top_k, self.table), texts, self.table, self.k
-        )
+        for index, sample in enumerate(zip(tokens, top_k, texts, strict=True)):
+            check_shape(*sample, f"alignment: sample {index}")
+        flat = FlatSteps.from_lists(tokens, top_k, self.table)
+        return METHODS[self.method](flat, texts, self.table, self.k)
 
     def align_records(self, batch: pa.RecordBatch) -> AlignedBatch:
         """Returns the same for a batch of teacher records as `teacher.shards.read_batches` yields it, several times faster."""
@@ -123,7 +118,8 @@ def align(
 
     Raises:
         KeyError: unknown method.
-        SampleShapeError: tokens and candidate rows differ in number, or (`dtw`) the steps are not of the seed's shape.
+        SampleShapeError: tokens and candidate rows differ in number, candidates are no (token, probability) pairs or no probabilities,
+            or (`dtw`) the steps are not of the seed's shape; `reason` is a short name to count it under.
 
     Example (T5 vocabulary): tokens ["If", " so"], top_k [[("If", 0.5), ("The", 0.25)], [(" so", 1.0)]], text "If so" ->
     [AlignedPiece("▁If", {"▁If": 0.5, "▁The": 0.25}, How.AFTER_SPACE), AlignedPiece("▁so", {"▁so": 1.0}, How.ONE_TOKEN)].

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numba
 import numpy as np
@@ -30,6 +30,52 @@ class SampleShapeError(ValueError):
         """Keeps the reason beside the message."""
         super().__init__(message)
         self.reason = reason
+
+
+def check_shape(tokens: Sequence[str], top_k: TopK, text: str, where: str) -> None:
+    """Raises `SampleShapeError`, its message beginning with `where`, unless there is one row of probabilities per token."""
+    _check_strings([text, *tokens], where)
+    if len(tokens) != len(top_k):
+        raise SampleShapeError(
+            "rows_do_not_match_tokens",
+            f"{where} has {len(tokens)} tokens but {len(top_k)} rows of candidates. Pass one row per token, an empty one where there "
+            "are no candidates.",
+        )
+    for step, row in enumerate(top_k):
+        try:
+            good = all([0.0 <= prob <= 1.0 and name.__class__ is str for name, prob in row])
+        except (TypeError, ValueError):
+            good = False
+        if good and not isinstance(row, Mapping):
+            _check_strings([name for name, _ in row], where)
+            continue
+        at = f"{where}, step {step} ({tokens[step]!r})"
+        try:
+            names, probs = zip(*row, strict=True)
+            good = all(isinstance(name, str) for name in names) and not isinstance(row, Mapping)
+            negative = all(prob <= 0.0 for prob in probs)
+        except (TypeError, ValueError):
+            good = False
+        if not good:
+            raise SampleShapeError(
+                "no_pairs", f"{at}: expected (token, probability) pairs, got {row!r}."
+            )
+        fix = (
+            "Take math.exp of log-probabilities first" if negative else "Repair or drop the sample"
+        )
+        raise SampleShapeError(
+            "no_probabilities", f"{at}: expected probabilities from 0 to 1, got {probs}. {fix}."
+        )
+
+
+def _check_strings(strings: Sequence[str], where: str) -> None:
+    try:
+        "".join(strings).encode()
+    except (TypeError, UnicodeEncodeError) as error:
+        raise SampleShapeError(
+            "no_text",
+            f"{where}: expected strings that UTF-8 can hold ({error}). Repair or drop the sample.",
+        ) from error
 
 
 @dataclasses.dataclass(frozen=True)

@@ -57,6 +57,38 @@ def test_a_sample_of_the_wrong_shape_raises_a_named_error(small_vocabulary, meth
     assert caught.value.reason == "rows_do_not_match_tokens"
 
 
+@pytest.mark.parametrize(
+    ("row", "reason", "message"),
+    [
+        ([("In", float("nan"))], "no_probabilities", "from 0 to 1, got .nan"),
+        ([("In", 0.5), ("On", -0.5)], "no_probabilities", "Repair or drop the sample"),
+        ([("In", 1.5)], "no_probabilities", "from 0 to 1"),
+        ([("In", -0.1), ("On", -2.5)], "no_probabilities", "Take math.exp of log-probabilities"),
+        ([("In", None)], "no_pairs", r"expected \(token, probability\) pairs"),
+        ([("In",)], "no_pairs", "expected"),
+        ([(0.5, "In")], "no_pairs", "expected"),
+        ({"01": 0.5}, "no_pairs", "expected"),
+        (["01"], "no_pairs", "expected"),
+        (0.5, "no_pairs", "expected"),
+    ],
+)
+def test_candidates_that_are_no_probabilities_are_refused(small_vocabulary, row, reason, message):
+    with pytest.raises(alignment.SampleShapeError, match=message) as caught:
+        alignment.align(["In", " all"], [[], row], "In all", small_vocabulary)
+    assert caught.value.reason == reason
+    assert "step 1 (' all')" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("token", "candidate", "text"),
+    [("\ud800", "a", "a"), ("a", "\ud800", "a"), ("a", "a", "\ud800"), (None, "a", "a")],
+)
+def test_what_is_no_text_is_refused(small_vocabulary, token, candidate, text):
+    with pytest.raises(alignment.SampleShapeError, match="strings that UTF-8 can hold") as caught:
+        alignment.align([token], [[(candidate, 0.5)]], text, small_vocabulary)
+    assert caught.value.reason == "no_text"
+
+
 @pytest.mark.parametrize("method", ["spans", "dtw"])
 @pytest.mark.parametrize("text", ["", " \n"])
 def test_an_empty_text_has_no_pieces(small_vocabulary, method, text):
