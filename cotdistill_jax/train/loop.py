@@ -8,17 +8,18 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+import tensorflow as tf
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from cotdistill_jax import network
-from cotdistill_jax.checkpoints import TrainCheckpoints, TrainState
+from cotdistill_jax.checkpoints import TrainCheckpoints, TrainState, list_steps
 from cotdistill_jax.losses import LossFn, sample_matching
 from cotdistill_jax.train import data, run_folder, run_lock, starting, step, stopping
 from cotdistill_jax.train.metrics_file import read_metrics
@@ -26,6 +27,10 @@ from cotdistill_jax.train.metrics_log import MetricsLog
 from cotdistill_jax.train.window import NonFiniteLossError, OnNonfinite, Window
 
 EvaluateFn = Callable[[network.T5Config, Any, int], Mapping[str, float]]
+
+
+class CheckpointWriteError(OSError):
+    """A checkpoint could not be written; those before it are whole."""
 
 
 class Result(NamedTuple):
@@ -121,6 +126,7 @@ def train(
       ValueError: what does not fit together: mesh, batch, vocabulary, lengths, an earlier run of the folder.
       NonFiniteLossError: NaN or infinite loss or gradient; names the step and the file with its batch.
       FolderInUseError: another process trains in the folder; names it.
+      CheckpointWriteError: a full disk, a folder that vanished; names the last whole checkpoint.
       OSError: the folder can't be written, or no longer.
     """
     if on_nonfinite not in ("stop", "skip"):
@@ -259,7 +265,8 @@ class _Loop:
             self.window.add(done, metrics, batch)
             if plan.due(done, plan.log_period):
                 self.window.close(done)
-                self.checkpoints.check()
+                with self._writing():
+                    self.checkpoints.check()
             results: Mapping[str, float] = {}
             try:
                 if self._evaluation_is_due(done):
@@ -267,10 +274,11 @@ class _Loop:
             finally:
                 if plan.due(done, plan.save_period):
                     self.save(state, results)
-        if done < plan.total:
-            if done > (self.checkpoints.latest_step() or 0):
-                self.save(state, {})
+        if done < plan.total and done > (self.checkpoints.latest_step() or 0):
+            self.save(state, {})
+        with self._writing():
             self.checkpoints.wait()
+        if done < plan.total:
             self.log.say(
                 f"train: stopped by {self.stop.name} after step {done} of {plan.total}; its checkpoint is saved"
             )
@@ -284,7 +292,22 @@ class _Loop:
                 f"train: a parameter is NaN or infinite after step {int(state.step)}, though its loss and gradient were "
                 "not; no checkpoint was written since. Lower LEARNING_RATE, or look at the schedule"
             )
-        self.checkpoints.save(state, self.iterator, notes, results)
+        with self._writing():
+            run_lock.check_exists(self.folder)
+            self.checkpoints.save(state, self.iterator, notes, results)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Says of an error with a checkpoint what is left and what to do; Orbax, TensorStore and TensorFlow give the reason alone."""
+        try:
+            yield
+        except (OSError, ValueError, tf.errors.OpError) as error:
+            whole = list_steps(self.folder) if self.folder.exists() else []
+            kept = f"the last whole one is that of step {whole[-1]}" if whole else "there is none"
+            raise CheckpointWriteError(
+                f"train: a checkpoint could not be written in {self.folder}; {kept}. Make room there or bring the folder "
+                f"back, then run the same command again. The reason: {str(error)[:400]}"
+            ) from error
 
     def _evaluation_is_due(self, done: int) -> bool:
         return self.evaluate is not None and self.plan.due(done, self.plan.eval_period)

@@ -49,6 +49,18 @@ def hold(folder: str | os.PathLike[str]) -> Iterator[None]:
         yield
 
 
+def check_exists(folder: str | os.PathLike[str]) -> None:
+    """Checks that the folder is still the one that was locked: Orbax would make a new one without a word.
+
+    Raises:
+      FileNotFoundError: it was removed, or the file system that held it is gone.
+    """
+    if not (pathlib.Path(folder) / LOCK_FILE).exists():
+        raise FileNotFoundError(
+            f"train: the run folder {os.fspath(folder)} or its {LOCK_FILE} is gone"
+        )
+
+
 def _owner() -> dict[str, Any]:
     now = datetime.datetime.now(datetime.UTC)
     return {

@@ -100,6 +100,31 @@ def test_the_state_given_to_a_step_is_donated():
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
 
 
+def test_a_step_that_is_not_finite_counts_but_changes_nothing():
+    mesh = partitioning.make_mesh()
+    optimizer = optax.adamw(1e-3)
+    train_step = step.make_train_step(
+        mesh, CONFIG, losses.sample_matching, optimizer, skip_nonfinite=True
+    )
+    state = step.init_state(mesh, CONFIG, optimizer, seed=0)
+    weights = np.ones((4, 12), np.float32)
+    poisoned = np.where(np.arange(12) == 3, np.float32(np.nan), weights)
+    before = jax.device_get((state.params, state.opt_state))
+    state, metrics = train_step(
+        state, step.put_batch(mesh, {**_batch(), "decoder_loss_weights": poisoned})
+    )
+    assert np.isnan(float(metrics["loss"]))
+    assert int(state.step) == 1
+    jax.tree.map(
+        np.testing.assert_array_equal, jax.device_get((state.params, state.opt_state)), before
+    )
+    state, metrics = train_step(
+        state, step.put_batch(mesh, {**_batch(), "decoder_loss_weights": weights})
+    )
+    assert np.isfinite(float(metrics["loss"]))
+    assert int(state.opt_state[0].count) == 1
+
+
 def test_bfloat16_activations_learn_with_float32_parameters():
     config = dataclasses.replace(CONFIG, dtype="bfloat16", remat="dots")
     state, found, _ = _steps(config, 30, optax.adamw(1e-2))
