@@ -8,6 +8,8 @@ system makes the same number of tokens. `natural`: the questions of a benchmark 
 text; Hugging Face answers in file order, padded to the longest of a batch, until the longest answer has ended (the way
 of the paper's code, but batched), ours as `inference` does.
 
+`ours_int8_dynamic` beside `ctranslate2_int8` compares 8-bit weights. Its texts differ from those of the floats.
+
 Systems take turns, round by round; compilation and a first round are not counted; the table has the median of each
 system's rounds and the ratio of ours to it. Needs torch and transformers, CTranslate2 only where it is among --systems.
 """
@@ -31,7 +33,8 @@ from cotdistill_jax.inference import lengths, selection
 from cotdistill_jax.inference.vocabulary import Vocabulary
 
 Run = Callable[[], list[list[int]]]
-SYSTEMS = ("ours", "huggingface", "ctranslate2", "ctranslate2_int8")
+OURS = {"ours": "float", "ours_int8": "int8", "ours_int8_dynamic": "int8_dynamic"}
+SYSTEMS = (*OURS, "huggingface", "ctranslate2", "ctranslate2_int8")
 NO_TOKEN = -1  # no token has this id, so nothing ends a text
 EOS = decoding.EOS_ID
 
@@ -73,6 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--rounds", type=int, default=3, help="measured rounds of every system")
     add("--threads", type=int, default=2, help="of torch and CTranslate2; JAX takes the machine's")
     add("--batch_size", type=int, default=8)
+    add(
+        "--our_batch_size", type=int, help="rows that ours decodes together; default: as the others"
+    )
     add("--input_tokens", type=int, default=256, help="equal work: tokens of a prompt")
     add("--max_new_tokens", type=int, default=128)
     add("--vocab_size", type=int, default=32_128, help="equal work")
@@ -118,8 +124,9 @@ def _run_of(
     Raises:
         ValueError: unknown system.
     """
-    if name == "ours":
-        return functools.partial(_ours, config, jax.device_put(params), prompts, flags)
+    if name in OURS:
+        prepared = decoding.prepare(config, jax.device_put(params), OURS[name])
+        return functools.partial(_ours, config, prepared, OURS[name], prompts, flags)
     if name == "huggingface":
         return _huggingface(folder, prompts, flags)
     if name in ("ctranslate2", "ctranslate2_int8"):
@@ -128,15 +135,20 @@ def _run_of(
 
 
 def _ours(
-    config: network.T5Config, params: Any, prompts: list[list[int]], flags: argparse.Namespace
+    config: network.T5Config,
+    prepared: decoding.Weights,
+    kind: str,
+    prompts: list[list[int]],
+    flags: argparse.Namespace,
 ) -> list[list[int]]:
     completions = decoding.generate(
         config,
-        params,
+        prepared,
         prompts,
         flags.max_new_tokens,
-        batch_size=flags.batch_size,
+        batch_size=flags.our_batch_size or flags.batch_size,
         eos_id=EOS if flags.work == "natural" else NO_TOKEN,
+        weights=kind,
     )
     return [completion.tokens for completion in completions]
 
@@ -231,7 +243,7 @@ def _print(
     middle = {name: statistics.median(times) for name, times in seconds.items()}
     print(
         f"{flags.work} work: {len(prompts)} prompts of {min(map(len, prompts))} to {max(map(len, prompts))} tokens, "
-        f"batch {flags.batch_size}, at most {flags.max_new_tokens} new tokens, {flags.rounds} rounds\n"
+        f"batch {flags.batch_size} (ours {flags.our_batch_size or flags.batch_size}), at most {flags.max_new_tokens} new tokens, {flags.rounds} rounds\n"
         f"{'system':>18}{'seconds':>10}{'(best)':>9}{'tokens/s':>10}{'ratio':>8}  same texts as {first}"
     )
     rows = []

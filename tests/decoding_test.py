@@ -1,13 +1,17 @@
 """Decoding: greedy equals the uncached network, batching changes nothing, samplers draw correctly."""
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from cotdistill_jax import decoding, network
+from cotdistill_jax.decoding import continuous
+from cotdistill_jax.decoding import step as token_step
 
 # A vocabulary this small and weights this large make rows emit EOS at varied places.
 CONFIG = network.T5Config(
@@ -80,6 +84,109 @@ def test_greedy_equals_the_uncached_network():
     after_end = np.arange(LENGTH) > ends[:, None]
     assert not np.asarray(got.log_probs)[after_end].any()
     assert np.asarray(got.log_probs)[~after_end].all()
+
+
+def _logits_of_a_step(config, params, inputs, kind):
+    """Returns the logits after one token, by the network's own cached decoding and by prepared weights."""
+    model = network.Transformer(config)
+    weights = decoding.prepare(config, params, kind)
+    for tree in (params, weights.start):
+        _, started = model.apply({"params": tree}, inputs, 4, method="start", mutable=["cache"])
+    tokens = jnp.arange(len(inputs), dtype=jnp.int32) % 10 + 2
+    expected, _ = model.apply(
+        {"params": params, **started}, None, inputs, tokens[:, None], tokens[:, None],
+        enable_dropout=False, decode=True, method="decode", mutable=["cache"],
+    )  # fmt: skip
+    got, cache = token_step.logits(
+        config,
+        weights.step,
+        started["cache"],
+        weights.start["token_embedder"]["embedding"][tokens].astype(config.dtype),
+        network.biases.mask_bias(network.biases.attention_mask(inputs > 0)),
+        dynamic=kind == token_step.INT8_DYNAMIC,
+    )
+    assert cache["decoder"]["cache_index"] == 1
+    return np.asarray(expected[:, 0]), np.asarray(got)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"mlp_activations": ("relu",), "logits_via_embedding": True}],
+    ids=["1.1", "1.0"],
+)
+def test_prepared_weights_give_the_networks_logits(changes):
+    config = dataclasses.replace(CONFIG, **changes)
+    token = jnp.ones((1, 2), jnp.int32)
+    init = functools.partial(network.Transformer(config).init, enable_dropout=False)
+    params = init(jax.random.key(0), token, token, token)["params"]
+    expected, got = _logits_of_a_step(config, params, jnp.asarray(_pad(_prompts(3))), "float")
+    np.testing.assert_allclose(got, expected, atol=FP32_ATOL)
+
+
+def test_eight_bit_weights_are_the_network_of_rounded_kernels():
+    inputs = jnp.asarray(_pad(_prompts(3)))
+    flat = traverse_util.flatten_dict(_params())
+    kept = {("encoder_decoder_attention", "key"), ("encoder_decoder_attention", "value")}
+    rounded = {}
+    for path, leaf in flat.items():
+        rounded[path] = leaf
+        if path[0] == "decoder" and path[-1] == "kernel" and path[-3:-1] not in kept:
+            values, scales = token_step._rounded(leaf, axis=0)
+            assert values.dtype == jnp.int8 and scales.shape == (1, leaf.shape[1])
+            rounded[path] = values * scales
+            assert (jnp.abs(rounded[path] - leaf) <= 0.5001 * scales).all()
+    rounded = traverse_util.unflatten_dict(rounded)
+    expected, _ = _logits_of_a_step(CONFIG, rounded, inputs, "float")
+    _, got = _logits_of_a_step(CONFIG, _params(), inputs, "int8")
+    np.testing.assert_allclose(got, expected, atol=FP32_ATOL)
+
+
+def test_dynamic_products_are_within_half_a_step_of_the_activations():
+    rng = np.random.default_rng(0)
+    weight, x = rng.normal(size=(1, 5, 40)), rng.normal(size=(40, 3))
+    x[:, 2] = 0.0  # a row of zeros stays zeros
+    kernel = token_step.Int8Kernel(*token_step._rounded(jnp.asarray(weight, jnp.float32), axis=-1))
+    got = token_step._multiply(kernel, jnp.asarray(x, jnp.float32), dynamic=True)
+    whole = np.asarray(kernel.values * kernel.scales, np.float64)
+    bound = np.abs(whole).sum(axis=-1)[..., None] * np.abs(x).max(axis=0) / 127 / 2
+    error = np.abs(got - whole @ x)
+    assert (error <= bound * 1.001).all() and error[..., :2].max() > 0
+
+
+def test_prepared_weights_are_prepared_once():
+    prompts = _prompts(4)
+    weights = decoding.prepare(CONFIG, _params())
+    again = decoding.generate(CONFIG, weights, prompts, LENGTH, batch_size=4)
+    assert again == decoding.generate(CONFIG, _params(), prompts, LENGTH, batch_size=4)
+
+
+def test_what_cannot_be_prepared_is_named():
+    with pytest.raises(ValueError, match="unknown weights 'int4'; allowed: float, int8, int8_dyn"):
+        decoding.prepare(CONFIG, _params(), "int4")
+    scanned = dataclasses.replace(CONFIG, scan_layers=True)
+    with pytest.raises(ValueError, match=r"use network\.unstack_layers\(params\)"):
+        decoding.prepare(scanned, _params())
+
+
+def test_compilations_are_few():
+    """Two buckets of prompts: a loop and an encoder each, one cut, three ways to place a prompt, and two that have one shape."""
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(2, CONFIG.vocab_size, n).tolist() for n in range(1, 121, 9)]
+    decoding.generate(CONFIG, _params(), [[3]], 7, batch_size=5)
+    before = _num_compiled()
+    decoding.generate(CONFIG, _params(), prompts, 6, batch_size=5)
+    first = _num_compiled() - before
+    decoding.generate(CONFIG, _params(), prompts[::-1], 6, batch_size=5)
+    assert _num_compiled() - before == first
+    assert first <= 10
+
+
+def _num_compiled() -> int:
+    functions = (
+        *(getattr(continuous, name) for name in ("_advance", "_empty", "_encode", "_keys", "_narrow", "_place")),
+        decoding.prepare,
+    )  # fmt: skip
+    return sum(function._cache_size() for function in functions)
 
 
 def test_the_loop_stops_when_all_rows_have_ended():

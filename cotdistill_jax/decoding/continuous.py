@@ -18,6 +18,7 @@ from cotdistill_jax import network
 from cotdistill_jax.decoding import loop
 from cotdistill_jax.decoding.choosers import Chooser, most_likely
 from cotdistill_jax.decoding.loop import EOS_ID, PAD_ID, Array, Params, State
+from cotdistill_jax.decoding.step import FLOAT, INT8_DYNAMIC, Weights, prepare
 
 _CROSS = "encoder_decoder_attention"
 
@@ -50,7 +51,7 @@ class Answer(NamedTuple):
 
 def generate(
     config: network.T5Config,
-    params: Params,
+    params: Params | Weights,
     prompts: Sequence[Sequence[int]],
     max_decode_len: int,
     *,
@@ -58,6 +59,7 @@ def generate(
     chooser: Chooser = most_likely,
     key: Array | None = None,
     eos_id: int = EOS_ID,
+    weights: str = FLOAT,
 ) -> list[Completion]:
     """Returns one completion per prompt, in the order of the prompts; arguments as in `stream`."""
     answers = stream(
@@ -69,6 +71,7 @@ def generate(
         chooser=chooser,
         key=key,
         eos_id=eos_id,
+        weights=weights,
     )
     completions = {answer.prompt: answer.completion for answer in answers}
     return [completions[index] for index in range(len(prompts))]
@@ -76,7 +79,7 @@ def generate(
 
 def stream(
     config: network.T5Config,
-    params: Params,
+    params: Params | Weights,
     prompts: Sequence[Sequence[int]],
     max_decode_len: int,
     *,
@@ -86,12 +89,13 @@ def stream(
     num_samples: int = 1,
     top_k: int = 0,
     eos_id: int = EOS_ID,
+    weights: str = FLOAT,
 ) -> Iterator[Answer]:
     """Yields every completion as soon as it is known; what it is does not depend on the batch.
 
     Args:
         config: Dimensions of the network.
-        params: Its parameter tree.
+        params: Its parameter tree, or what `prepare` made of it (for a caller who decodes more than once).
         prompts: Token ids of each prompt, EOS included, without padding; none may be empty.
         max_decode_len: The most tokens produced per prompt, EOS included.
         batch_size: Rows decoded together.
@@ -100,6 +104,7 @@ def stream(
         num_samples: Completions per prompt; they share its encoding.
         top_k: How many alternatives to record at each position.
         eos_id: The token that ends a completion.
+        weights: A name in `WEIGHT_KINDS`; with prepared parameters the kind that they were prepared as.
 
     Raises:
         ValueError: If a prompt is empty, or the batch is smaller than `num_samples`.
@@ -114,7 +119,9 @@ def stream(
         )
     key = jax.random.key(0) if key is None else key
     waiting = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    rows = _Rows(config, params, batch_size, max_decode_len, num_samples, top_k)
+    prepared = params if isinstance(params, Weights) else prepare(config, params, weights)
+    dynamic = weights == INT8_DYNAMIC
+    rows = _Rows(config, prepared, batch_size, max_decode_len, num_samples, top_k, dynamic)
     while waiting or rows.owners:
         rows.admit(prompts, waiting, key)
         rows.advance(bool(waiting), chooser, eos_id)
@@ -145,14 +152,15 @@ class _Rows:
     def __init__(
         self,
         config: network.T5Config,
-        params: Params,
+        weights: Weights,
         batch_size: int,
         max_decode_len: int,
         num_samples: int,
         top_k: int,
+        dynamic: bool,
     ) -> None:
         self.owners: dict[int, _Owner] = {}
-        self._config, self._params = config, params
+        self._config, self._weights, self._dynamic = config, weights, dynamic
         self._batch_size, self._max_decode_len, self._top_k = batch_size, max_decode_len, top_k
         self._num_samples = num_samples
         self._num_prompts = max(1, batch_size // 4 // num_samples)  # admitted at a time
@@ -171,14 +179,16 @@ class _Rows:
             tokens = _pad([prompts[index] for index in coming], self._num_prompts)
             unused = [(0, 0)] * (self._num_rows - len(samples))
             keys = _keys(key, np.asarray(samples + unused, np.int32))
-            encoded = _encode(self._config, self._params, tokens)
+            encoded = _encode(self._config, self._weights.start, tokens)
             state = self._fitting()
             self._state = _place(state, np.asarray(rows), tokens, encoded, keys, self._num_samples)
 
     def advance(self, more_wait: bool, chooser: Chooser, eos_id: int) -> None:
         """Decodes until the next prompts find room or, if none wait, until all rows have ended."""
         until = np.int32(self._num_rows if more_wait else self._batch_size)
-        self._state = _advance(self._config, self._params, self._state, until, chooser, eos_id)
+        self._state = _advance(
+            self._config, self._weights, self._state, until, chooser, eos_id, self._dynamic
+        )
 
     def take_finished(self, eos_id: int) -> Iterator[Answer]:
         """Yields and frees the rows that have ended."""
@@ -211,7 +221,7 @@ class _Rows:
         length = bucket_length(longest)
         if self._state is None:
             sizes = (self._batch_size, length, self._max_decode_len, self._top_k)
-            return _empty(self._config, self._params, *sizes)
+            return _empty(self._config, self._weights.start, *sizes)
         if length < self._state.inputs.shape[1]:
             return _narrow(self._state, length)
         return self._state
@@ -318,5 +328,7 @@ def _narrow(state: State, length: int) -> State:
 
 
 _advance = jax.jit(
-    loop.advance, static_argnames=("config", "chooser", "eos_id"), donate_argnames=("state",)
+    loop.advance,
+    static_argnames=("config", "chooser", "eos_id", "dynamic"),
+    donate_argnames=("state",),
 )

@@ -17,7 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from cotdistill_jax import network
+from cotdistill_jax.decoding import step as token_step
 from cotdistill_jax.decoding.choosers import Chooser, most_likely
+from cotdistill_jax.decoding.step import Weights
+from cotdistill_jax.network.biases import attention_mask, mask_bias
 
 Array = jax.Array
 Params = Mapping[str, Any]
@@ -112,13 +115,14 @@ def sample(
     inputs = jnp.asarray(encoder_input_tokens, jnp.int32)
     batch = inputs.shape[0]
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(batch))
+    weights = token_step.prepare(config, params)
     model = network.Transformer(config)
     _, started = model.apply(
-        {"params": params}, inputs, max_decode_len, method="start", mutable=["cache"]
+        {"params": weights.start}, inputs, max_decode_len, method="start", mutable=["cache"]
     )
     finished = jnp.all(inputs == PAD_ID, axis=-1)
     state = blank(inputs, keys, finished, max_decode_len, 0, started["cache"])
-    state = advance(config, params, state, jnp.int32(batch), chooser, eos_id)
+    state = advance(config, weights, state, jnp.int32(batch), chooser, eos_id)
     return Generation(state.tokens, state.log_probs)
 
 
@@ -143,38 +147,33 @@ def blank(
 
 def advance(
     config: network.T5Config,
-    params: Params,
+    weights: Weights,
     state: State,
     until: Array,
     chooser: Chooser,
     eos_id: int,
+    dynamic: bool = False,
 ) -> State:
     """Returns the state after as many steps as it takes until `until` rows are finished.
 
     Args:
         config: Dimensions of the network.
-        params: Its parameter tree.
+        weights: From `step.prepare`.
         state: Rows in progress.
         until: int32 [], how many rows are to be finished, those that were already included.
         chooser: As in `sample`.
         eos_id: The token that ends a row.
+        dynamic: As in `step.logits`.
     """
-    model = network.Transformer(config)
+    cross_bias = mask_bias(attention_mask(state.inputs > 0))
+    embedding = weights.start["token_embedder"]["embedding"]
 
     def step(state: State) -> State:
-        last = state.last[:, None]
-        logits, changed = model.apply(
-            {"params": params, "cache": state.cache},
-            None,
-            state.inputs,
-            last,
-            last,
-            enable_dropout=False,
-            decode=True,
-            method="decode",
-            mutable=["cache"],
+        embedded = embedding[state.last].astype(config.dtype)
+        logits, cache = token_step.logits(
+            config, weights.step, state.cache, embedded, cross_bias, dynamic
         )
-        return _append(state, logits[:, 0], changed["cache"], chooser, eos_id)
+        return _append(state, logits, cache, chooser, eos_id)
 
     return jax.lax.while_loop(lambda state: jnp.sum(state.finished) < until, step, state)
 

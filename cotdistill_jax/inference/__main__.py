@@ -4,15 +4,18 @@
         --prompt=zero_shot_cot,cot_4_cases --output_dir=runs/xl/evaluation --steps=all
 
 With --num_samples=8 eight texts are drawn per question, and the results are those of voting among 1, 2, 4 and 8 of them.
-Run the same command again to go on after an interruption; finished checkpoints are skipped. The environment variable
-JAX_COMPILATION_CACHE_DIR=DIR keeps compiled programs for the next call.
+Run the same command again to go on after an interruption; finished checkpoints are skipped. Compiled programs are kept for
+the next call (--compilation_cache_dir).
 """
 
 import argparse
+import os
 import pathlib
 from collections.abc import Sequence
 
-from cotdistill_jax import partitioning
+import jax
+
+from cotdistill_jax import decoding, partitioning
 from cotdistill_jax.inference import (
     evaluation,
     generation,
@@ -28,6 +31,9 @@ from cotdistill_jax.inference import (
 def main(arguments: Sequence[str] | None = None) -> None:
     """Evaluates what the command line asks for and prints one table per checkpoint."""
     flags = _parser().parse_args(arguments)
+    if flags.compilation_cache_dir:
+        folder = os.path.expanduser(flags.compilation_cache_dir)
+        jax.config.update("jax_compilation_cache_dir", folder)
     sampling = None
     if flags.num_samples is not None:
         sampling = planning.Sampling(
@@ -45,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "max_input_tokens": flags.max_input_tokens,
         "max_new_tokens": flags.max_new_tokens,
         "on_long_prompt": flags.on_long_prompt,
+        "weights": flags.weights,
     }
     for chosen in selection.select(flags.checkpoint, flags.steps):
         folder = flags.output_dir / chosen.folder
@@ -125,6 +132,18 @@ def _parser() -> argparse.ArgumentParser:
     add("--top_p", type=float, help="probability kept at every step of a drawn text; default: all")
     add("--seed", type=int, default=0, help="of drawn texts")
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of activations")
+    add(
+        "--weights",
+        choices=decoding.WEIGHT_KINDS,
+        default=decoding.FLOAT,
+        help="the decoder's matrices; int8: a quarter of the memory; int8_dynamic: activations in 8 bits, too, the faster one "
+        "on CPUs. Texts are no longer those of the float weights",
+    )
+    add(
+        "--compilation_cache_dir",
+        default=os.environ.get("JAX_COMPILATION_CACHE_DIR", "~/.cache/cotdistill_jax/compilation"),
+        help="where compiled programs are kept; default: the variable JAX_COMPILATION_CACHE_DIR, or %(default)s; empty: nowhere",
+    )
     add(
         "--mesh",
         type=_shape,

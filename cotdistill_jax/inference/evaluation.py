@@ -49,6 +49,7 @@ def evaluate(
     batch_size: int = 32,
     sampling: Sampling | None = None,
     mesh: "jax.sharding.Mesh | None" = None,
+    weights: str = "float",
     progress: bool = True,
 ) -> list[scoring.Result]:
     """Returns the results of a model, having written them to `output_dir`.
@@ -68,6 +69,7 @@ def evaluate(
         batch_size: texts decoded together; no effect on what they are beyond rounding.
         sampling: how texts are drawn; None for greedy decoding.
         mesh: devices to decode on, from `partitioning.make_mesh`; None for the default device.
+        weights: `float`, `int8` or `int8_dynamic`: the decoder's matrices, see `decoding.step`.
         progress: whether to show a bar with questions/s, time left and running accuracy.
 
     Raises:
@@ -94,7 +96,12 @@ def evaluate(
         for part in parts
     ]
     generator = generation.Generator(
-        model, batch_size=batch_size, max_new_tokens=max_new_tokens, sampling=sampling, mesh=mesh
+        model,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        sampling=sampling,
+        mesh=mesh,
+        weights=weights,
     )
     folder = pathlib.Path(output_dir)
     config = {
@@ -105,6 +112,7 @@ def evaluate(
             max_input_tokens=max_input_tokens,
             max_new_tokens=max_new_tokens,
             on_long_prompt=on_long_prompt,
+            weights=weights,
         ),
         "network": {k: v for k, v in dataclasses.asdict(model.config).items() if k != "dtype"},
         "vocabulary_sha256": vocabulary.sha256,
@@ -152,6 +160,7 @@ def request_settings(
     max_input_tokens: int,
     max_new_tokens: int,
     on_long_prompt: str,
+    weights: str,
 ) -> dict[str, Any]:
     """Returns the settings shared by all files of a folder that are known before the model is loaded.
 
@@ -162,11 +171,13 @@ def request_settings(
         max_input_tokens: as in `evaluate`.
         max_new_tokens: as in `evaluate`.
         on_long_prompt: as in `evaluate`.
+        weights: as in `evaluate`.
     """
     return {
         "checkpoint_sha256": checkpoint_sha256,
         "step": step,
         "dtype": dtype,
+        "weights": weights,
         "max_new_tokens": max_new_tokens,
         # With `error` the limit decides whether there are predictions, not what they are.
         "truncate_inputs_to": max_input_tokens if on_long_prompt == "truncate" else None,
@@ -176,7 +187,7 @@ def request_settings(
 def _sha256(model: "checkpoints.Model") -> str:
     from cotdistill_jax.inference import generation
 
-    on_disk = model.path.is_dir()
+    on_disk = "://" in str(model.path) or model.path.exists()
     return manifest.folder_sha256(model.path) if on_disk else generation.params_sha256(model)
 
 

@@ -31,6 +31,7 @@ class Generator:
         sampling: Sampling | None = None,
         mesh: jax.sharding.Mesh | None = None,
         top_k: int = 0,
+        weights: str = decoding.FLOAT,
     ) -> None:
         """Puts the parameters on the devices.
 
@@ -41,9 +42,10 @@ class Generator:
             sampling: how texts are drawn; None for greedy decoding.
             mesh: from `partitioning.make_mesh`; None uses the default device.
             top_k: how many alternatives to record at each position.
+            weights: a name in `decoding.WEIGHT_KINDS`: the decoder's matrices as floats or in 8 bits.
 
         Raises:
-            ValueError: the mesh does not divide the network or the batch, or a sampling setting is out of range.
+            ValueError: unknown weights, the mesh does not divide the network or the batch, or a sampling setting is out of range.
         """
         self._config = model.config
         self._where = str(model.path)
@@ -55,11 +57,13 @@ class Generator:
             self._num_samples, self._seed = sampling.num_samples, sampling.seed
             self._chooser = decoding.Sampler(sampling.temperature, sampling.top_k, sampling.top_p)
         if mesh is None:
-            self._params = jax.device_put(model.params)
-            return
-        partitioning.check_mesh(mesh, model.config, batch_size)
-        variables = checkpoints.abstract_variables(model.config)
-        self._params = jax.device_put(model.params, partitioning.param_shardings(mesh, variables))
+            params = jax.device_put(model.params)
+        else:
+            partitioning.check_mesh(mesh, model.config, batch_size)
+            variables = checkpoints.abstract_variables(model.config)
+            params = jax.device_put(model.params, partitioning.param_shardings(mesh, variables))
+        self._kind = weights
+        self._weights = decoding.prepare(model.config, params, weights)
 
     def answers(self, prompts: Sequence[Sequence[int]]) -> Iterator[list[decoding.Answer]]:
         """Yields the completions in portions of a quarter of the batch, as they are done.
@@ -74,7 +78,7 @@ class Generator:
         with self._on_mesh():
             for answer in decoding.stream(
                 self._config,
-                self._params,
+                self._weights,
                 prompts,
                 self._max_new_tokens,
                 batch_size=self._batch_size,
@@ -82,6 +86,7 @@ class Generator:
                 key=jax.random.key(self._seed),
                 num_samples=self._num_samples,
                 top_k=self.top_k,
+                weights=self._kind,
             ):
                 self._check_finite(answer.completion)
                 portion.append(answer)

@@ -47,10 +47,13 @@ def folder_sha256(folder: pathlib.Path) -> str:
     """Returns a checksum that tells checkpoints apart without reading them whole.
 
     It covers name, size and first 64 KiB of every file. Saving a checkpoint again changes it, moving the folder
-    does not.
+    does not. A checkpoint may be one file, too; one in a bucket (`gs://`) is told by its name alone.
     """
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    if "://" in str(folder):
+        return hashlib.sha256(str(folder).encode()).hexdigest()
+    whole = [folder] if folder.is_file() else folder.rglob("*")
+    for path in sorted(path for path in whole if path.is_file()):
         with path.open("rb") as file:
             start = file.read(_START_BYTES)
         digest.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode() + start)

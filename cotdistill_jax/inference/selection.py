@@ -4,11 +4,21 @@ import dataclasses
 import glob
 import os
 import pathlib
+import re
+from typing import Any
+
+from etils import epath
 
 from cotdistill_jax import checkpoints, network
 from cotdistill_jax.checkpoints import conversion, model_files
 
 _HUGGINGFACE_CONFIG = "config.json"
+_WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+)  # named for the folder that they lie in
+_REMOTE = "://"
+_STEP_NAME = re.compile(r"checkpoint_([0-9]+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,12 +26,12 @@ class Selected:
     """One checkpoint to evaluate.
 
     Attributes:
-        path: the `checkpoint_N` folder, ours or T5X's, or a Hugging Face folder.
+        path: the `checkpoint_N` folder or file, ours or T5X's, or a Hugging Face folder; an `epath.Path` for `gs://`.
         step: its N; 0 for a Hugging Face folder.
         folder: where its results go, relative to the output folder; `.` for the output folder itself.
     """
 
-    path: pathlib.Path
+    path: Any
     step: int
     folder: pathlib.Path = pathlib.Path(".")
 
@@ -30,8 +40,8 @@ def select(checkpoint: str, steps: str | None = None) -> list[Selected]:
     """Returns the checkpoints that the flags `--checkpoint` and `--steps` name, runs by name, steps ascending.
 
     Args:
-        checkpoint: a run folder (ours or T5X's), a `checkpoint_N` folder in it, a Hugging Face folder, or a glob of
-            such folders.
+        checkpoint: a run folder (ours or T5X's), a `checkpoint_N` folder in it, a Hugging Face folder (or the weights file
+            in it), a single-file T5X checkpoint, or a glob of such; or one T5X checkpoint as `gs://bucket/.../checkpoint_N`.
         steps: for run folders: `all`, `latest` or a list such as `100,200`. None means `latest`.
 
     With one folder and no steps the results go to the output folder itself. Otherwise each checkpoint gets
@@ -41,9 +51,13 @@ def select(checkpoint: str, steps: str | None = None) -> list[Selected]:
         FileNotFoundError: nothing matches, or a step does not exist; the message lists those that do.
         ValueError: `steps` cannot be read, or is given with a `checkpoint_N` folder.
     """
+    if _REMOTE in checkpoint:
+        return [_remote(checkpoint, steps)]
     if not glob.has_magic(checkpoint) and steps is None:
         return [_latest(pathlib.Path(checkpoint))]
-    matches = sorted(path for path in glob.glob(checkpoint) if os.path.isdir(path))
+    matches = sorted(
+        path for path in glob.glob(checkpoint) if os.path.isdir(path) or _is_file(path)
+    )
     if not matches:
         raise FileNotFoundError(f"inference: no folder matches --checkpoint={checkpoint}")
     found = [one for match in matches for one in _steps_of(pathlib.Path(match), steps)]
@@ -96,7 +110,32 @@ def _vocabulary_beside(path: pathlib.Path) -> pathlib.Path:
     )
 
 
+def _remote(checkpoint: str, steps: str | None) -> Selected:
+    """Returns a checkpoint in a bucket, which is not listed: it must be named to the step."""
+    name = checkpoint.rstrip("/").rpartition("/")[2]
+    if steps is not None or not _STEP_NAME.fullmatch(name):
+        raise ValueError(
+            f"inference: a checkpoint in a bucket is named to its step, `gs://.../checkpoint_N`, without --steps or a "
+            f"pattern; got {checkpoint} and --steps={steps}"
+        )
+    return Selected(epath.Path(checkpoint.rstrip("/")), _step_in(name))
+
+
+def _is_file(path: str) -> bool:
+    name = os.path.basename(path)
+    return os.path.isfile(path) and (name in _WEIGHT_FILES or bool(_STEP_NAME.fullmatch(name)))
+
+
+def _step_in(name: str) -> int:
+    found = _STEP_NAME.fullmatch(name)
+    return int(found[1]) if found else 0
+
+
 def _latest(path: pathlib.Path) -> Selected:
+    if path.is_file() and path.name in _WEIGHT_FILES:
+        path = path.parent
+    if path.is_file():
+        return Selected(path, _step_in(path.name))
     if (path / _HUGGINGFACE_CONFIG).exists():
         return Selected(path, 0)
     run, step = checkpoints.locate(path)

@@ -12,6 +12,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from flax import serialization
 
 from cotdistill_jax import benchmarks, checkpoints, corpus, inference, network
 from cotdistill_jax.inference import __main__ as command
@@ -292,6 +293,7 @@ def flags(run, folder, *more):
         "--num_examples=5",
         "--max_new_tokens=8",
         "--batch_size=4",
+        "--compilation_cache_dir=",
         *more,
     ]
 
@@ -352,6 +354,16 @@ def test_bfloat16(run, tmp_path):
     assert json.loads((tmp_path / "manifest.json").read_text())["config"]["dtype"] == "bfloat16"
 
 
+def test_eight_bit_weights_are_recorded(run, tmp_path):
+    command.main(flags(run, tmp_path, "--weights=int8_dynamic"))
+    assert (
+        json.loads((tmp_path / "manifest.json").read_text())["config"]["weights"] == "int8_dynamic"
+    )
+    assert len(answers_by_id(tmp_path)) == 5
+    with pytest.raises(ValueError, match="weights is 'int8_dynamic', now 'float'"):
+        command.main(flags(run, tmp_path))
+
+
 def test_a_mesh_gives_the_same_texts(run, model, tmp_path):
     evaluate(model, tmp_path / "one", num_examples=5)
     subprocess.run(
@@ -383,16 +395,22 @@ def test_a_huggingface_folder(run, model, tmp_path):
 
 
 def test_t5x_checkpoints_old_and_new(run, model, tmp_path):
-    """The legacy layout; and Orbax's, as `TrainCheckpoints` writes it, without the files that make it ours."""
+    """The legacy layout, as folder and as one file; and Orbax's, as `TrainCheckpoints` writes it, without the files that
+    make it ours."""
     checkpoints.t5x_legacy.write(str(tmp_path / "legacy/checkpoint_2"), model.params, 2)
+    (tmp_path / "single").mkdir()
+    whole = {"target": model.params, "state": {"step": np.int32(2)}}
+    packed = serialization.msgpack_serialize({"version": 3, "optimizer": whole})
+    (tmp_path / "single/checkpoint_2").write_bytes(packed)
     (tmp_path / "orbax").mkdir()
     shutil.copytree(run / "checkpoint_2", tmp_path / "orbax/checkpoint_2")
     command.main(flags(run, tmp_path / "ours"))
     vocab = f"--vocab={model.vocabulary_file}"
-    for layout in ("legacy", "orbax"):
+    for layout, name in (("legacy", ""), ("orbax", ""), ("single", "checkpoint_2")):
+        path = tmp_path / layout / name
         with pytest.raises(FileNotFoundError, match=r"checkpoint_2 has no spiece\.model"):
-            command.main(flags(tmp_path / layout, tmp_path / "out" / layout))
-        command.main(flags(tmp_path / layout, tmp_path / "out" / layout, vocab))
+            command.main(flags(path, tmp_path / "out" / layout))
+        command.main(flags(path, tmp_path / "out" / layout, vocab))
         assert answers_by_id(tmp_path / "out" / layout) == answers_by_id(tmp_path / "ours")
         content = json.loads((tmp_path / "out" / layout / "results.json").read_text())
         assert content["step"] == 2

@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from cotdistill_jax.inference import selection
+from cotdistill_jax.inference import manifest, selection
 
 
 @pytest.fixture
@@ -41,6 +41,28 @@ def test_a_glob(runs):
     ]
     assert [folder for _, _, folder in chosen(runs, "a/*")] == ["checkpoint_20", "checkpoint_100"]
     assert chosen(runs, "h*") == [("hf", 0, "hf")]
+
+
+def test_weights_files_and_single_files(runs):
+    (runs / "hf" / "model.safetensors").write_bytes(b"")
+    assert chosen(runs, "hf/model.safetensors") == [("hf", 0, ".")]
+    (runs / "checkpoint_5").write_bytes(b"flax")
+    assert chosen(runs, "checkpoint_5") == [("checkpoint_5", 5, ".")]
+    assert chosen(runs, "checkpoint_*") == [("checkpoint_5", 5, "checkpoint_5")]
+    before = manifest.folder_sha256(runs / "checkpoint_5")
+    (runs / "checkpoint_5").write_bytes(b"flux")
+    assert manifest.folder_sha256(runs / "checkpoint_5") != before
+
+
+def test_a_checkpoint_in_a_bucket_keeps_its_name(runs):
+    (one,) = selection.select("gs://t5-data/flan/small/checkpoint_1198000/")
+    assert str(one.path) == "gs://t5-data/flan/small/checkpoint_1198000"
+    assert (one.step, str(one.folder)) == (1198000, ".")
+    other = manifest.folder_sha256(one.path.parent / "checkpoint_1")
+    assert manifest.folder_sha256(one.path) != other
+    for name, steps in (("gs://t5-data/flan/small", None), ("gs://b/checkpoint_1", "all")):
+        with pytest.raises(ValueError, match="named to its step"):
+            selection.select(name, steps)
 
 
 def test_what_does_not_exist_is_named(runs):
