@@ -1,7 +1,15 @@
 """T5X checkpoints: legacy and Orbax layouts read without T5X, damage found, T5X reads ours."""
 
+import ast
 import functools
+import http.server
+import json
+import os
 import pathlib
+import subprocess
+import sys
+import threading
+import urllib.parse
 
 import flax.serialization
 import flax.traverse_util
@@ -194,3 +202,64 @@ def test_t5x_reads_what_we_write(t5x_checkpoints, tmp_path, params):
     theirs = t5x_checkpoints.load_t5x_checkpoint(path)
     _assert_equal_trees(theirs["target"], params)
     assert theirs["state"]["step"] == 7
+
+
+class _Bucket(http.server.BaseHTTPRequestHandler):
+    """As much of Google Cloud Storage's JSON interface as reading needs, for the files below `folder`."""
+
+    folder: pathlib.Path
+
+    def do_GET(self):
+        address = urllib.parse.urlsplit(self.path)
+        name = urllib.parse.unquote(address.path.rpartition("/o")[2].removeprefix("/"))
+        query = urllib.parse.parse_qs(address.query)
+        if name:
+            file = self.folder / name
+            found = file.is_file()
+            content = file.read_bytes() if found else b""
+        else:
+            found = True
+            prefix = query.get("prefix", [""])[0]
+            names = (str(f.relative_to(self.folder)) for f in self.folder.rglob("*") if f.is_file())
+            items = [{"name": n} for n in sorted(names) if n.startswith(prefix)]
+            content = json.dumps({"items": items}).encode()
+        self.send_response(200 if found else 404)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("x-goog-generation", "1")
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_google_cloud_storage_is_read_like_a_folder(tmp_path, params):
+    for step in (10, 20):
+        t5x_legacy.write(str(tmp_path / "models" / f"checkpoint_{step}"), params, step)
+    _Bucket.folder = tmp_path
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Bucket)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    script = (
+        "import hashlib; from flax import traverse_util; from cotdistill_jax.checkpoints import t5x_legacy\n"
+        "at = t5x_legacy.latest('gs://bucket/models'); print(at)\n"
+        "flat = traverse_util.flatten_dict(t5x_legacy.read(at), sep='/')\n"
+        "print({name: float(abs(leaf).sum()) for name, leaf in flat.items()})\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", script],
+        env={
+            **os.environ,
+            "TENSORSTORE_GCS_HTTP_URL": f"http://127.0.0.1:{server.server_port}",
+            "GCE_METADATA_ROOT": f"127.0.0.1:{server.server_port}",
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    server.shutdown()
+    assert found.returncode == 0, found.stderr[-2000:]
+    path, sums = found.stdout.splitlines()
+    assert path == "gs://bucket/models/checkpoint_20"
+    flat = flax.traverse_util.flatten_dict(params, sep="/")
+    assert ast.literal_eval(sums) == {name: float(abs(leaf).sum()) for name, leaf in flat.items()}
