@@ -4,7 +4,7 @@
     python scripts/import_seed_data.py --transcript=train_codex_complex_total.txt --flavour=codex --output_dir=seed
 
 writes OUTPUT_DIR/codex_records and flan_records (for scripts/align_teacher.py --records), OUTPUT_DIR/formatted/{format} (for
-scripts/build_corpus.py --corpus=seed), and OUTPUT_DIR/import.json: accuracies of the teacher and what was repaired. Pickles are checked
+scripts/build_corpus.py --corpus=seed), OUTPUT_DIR/codex_aligned (the seed's own alignment of every sample), and OUTPUT_DIR/import.json: accuracies of the teacher and what was repaired. Pickles are checked
 before anything in them is loaded, and loaded record by record. The same command given again continues an interrupted run.
 """
 
@@ -118,6 +118,11 @@ def import_pickles(folder: pathlib.Path, output: pathlib.Path) -> dict[str, Any]
             for position, number in samples.repeated
         ]
         report[name]["labelled_right_but_rejected_by_the_seed"] = samples.rejected_by_seed
+        if samples.has_aligned:
+            name = f"{samples.flavour.name}_aligned"
+            report[name] = import_aligned(
+                samples, output / name, report[f"{samples.flavour.name}_records"]["counts"]["in"]
+            )
     for each in examples:
         target = output / "formatted" / each.format
         written = formatted.write_examples(
@@ -135,6 +140,33 @@ def import_pickles(folder: pathlib.Path, output: pathlib.Path) -> dict[str, Any]
             }
         }
     return report
+
+
+def import_aligned(
+    samples: seed_pickles.SeedSamples, folder: pathlib.Path, num_samples: int
+) -> dict[str, Any]:
+    """Imports the seed's own alignment; returns counts."""
+    used = ("codex_questions", "codex_answers")
+    paths = [
+        items.path
+        for name, items in samples.files.items()
+        if name in used or name.endswith(("_predictions", "_dtw_transformed_step_probs"))
+    ]
+    written = formatted.write_examples(
+        folder,
+        _valid(tqdm(samples.aligned(), unit="example", desc=folder.name)),
+        config={"format": folder.name, "keep_whole": _KEEP_WHOLE.value},
+        inputs={path.name: shards.file_sha256(path) for path in paths},
+        resume=(folder / shards.MANIFEST_NAME).exists(),
+    )
+    left_out = {"not_aligned_by_the_seed_or_invalid": num_samples - written}
+    return {
+        "counts": {
+            "in": num_samples,
+            "out": written,
+            "dropped": left_out if written < num_samples else {},
+        }
+    }
 
 
 def import_transcript(path: pathlib.Path, output: pathlib.Path) -> dict[str, Any]:

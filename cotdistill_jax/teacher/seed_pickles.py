@@ -45,6 +45,7 @@ FORMATS: Mapping[str, str] = MappingProxyType(
 )
 """The seed's names of the four formats, and ours."""
 
+_KINDS = ("predictions", "per_step_probs", "prediction_labels", "updated_labels")
 _EXAMPLE_KEYS = ("question", "answer", "answer_gold", "type")
 
 
@@ -93,7 +94,7 @@ class SeedSamples:
             name: PickledList(folder / f"{name}.pkl")
             for name in ("codex_questions", "codex_answers")
         }
-        for kind in ("predictions", "per_step_probs", "prediction_labels", "updated_labels"):
+        for kind in (*_KINDS, "dtw_transformed_step_probs"):
             path = folder / f"{flavour}_{kind}.pkl"
             if path.exists():
                 files[path.stem] = PickledList(path)
@@ -133,10 +134,7 @@ class SeedSamples:
             zip(
                 self.questions,
                 self.files["codex_answers"],
-                self._column("predictions"),
-                self._column("per_step_probs"),
-                self._column("prediction_labels"),
-                self._column("updated_labels"),
+                *map(self._column, _KINDS),
                 strict=True,
             )
         ):
@@ -163,22 +161,63 @@ class SeedSamples:
         return self.files[name] if name in self.files else [None] * len(self.questions)
 
     def _check_lengths(self, where: str, texts: Any, *others: Any) -> None:
-        kinds = ("per_step_probs", "prediction_labels", "updated_labels")
-        if not isinstance(texts, list):
-            raise SeedFileError(
-                f"{where} of {self.flavour.name}_predictions.pkl: expected a list of texts, got {type(texts).__name__}."
-            )
-        for kind, values in zip(kinds, others, strict=True):
-            if values is not None and (not isinstance(values, list) or len(values) != len(texts)):
-                size = len(values) if isinstance(values, list) else type(values).__name__
-                raise SeedFileError(
-                    f"{where} of {self.flavour.name}_{kind}.pkl: expected {len(texts)} values, one per sample, got {size}. Get the "
-                    "files from the same release."
-                )
+        self._check_texts(where, texts)
+        for kind, values in zip(_KINDS[1:], others, strict=True):
+            if values is not None:
+                self._check_length(where, texts, kind, values)
             if kind != "per_step_probs" and not set(values or ()) <= {0, 1}:
                 raise SeedFileError(
                     f"{where} of {self.flavour.name}_{kind}.pkl: expected labels 0 and 1, got {values}."
                 )
+
+    def _check_texts(self, where: str, texts: Any) -> None:
+        if not isinstance(texts, list):
+            raise SeedFileError(
+                f"{where} of {self.flavour.name}_predictions.pkl: expected a list of texts, got {type(texts).__name__}."
+            )
+
+    def _check_length(self, where: str, texts: Any, kind: str, values: Any) -> None:
+        if not isinstance(values, list) or len(values) != len(texts):
+            size = len(values) if isinstance(values, list) else type(values).__name__
+            raise SeedFileError(
+                f"{where} of {self.flavour.name}_{kind}.pkl: expected {len(texts)} values, one per sample, got {size}. Get the files "
+                "from the same release."
+            )
+
+    @property
+    def has_aligned(self) -> bool:
+        """Whether the folder holds the seed's alignment of these samples."""
+        return f"{self.flavour.name}_dtw_transformed_step_probs" in self.files
+
+    def aligned(self) -> Iterator[FormattedExample]:
+        """Yields the samples that the seed aligned, each with its question as input; `row` numbers all samples, others included.
+
+        Raises:
+            SeedFileError: a record of another shape; the message names file and record.
+        """
+        kind, number = "dtw_transformed_step_probs", 0
+        for row, (question, answer, texts, samples) in enumerate(
+            zip(
+                self.questions,
+                self.files["codex_answers"],
+                self._column("predictions"),
+                self._column(kind),
+                strict=True,
+            )
+        ):
+            where = f"import: {self.folder}, record {row}"
+            self._check_texts(where, texts)
+            self._check_length(where, texts, kind, samples)
+            gold = parse_gold(_text(answer, f"{where} of codex_answers.pkl"), where)
+            for sample, (text, pieces) in enumerate(zip(texts, samples, strict=True)):
+                number += 1
+                if pieces is None:
+                    continue
+                at = f"{where}, sample {sample} of {self.flavour.name}_"
+                said = _text(text, f"{at}predictions.pkl")
+                target = parse_sample(said, self.flavour, f"{at}predictions.pkl")
+                checked = _pieces(pieces, f"{at}{kind}.pkl")
+                yield FormattedExample(number - 1, question[1], target, gold, checked)
 
     def _record(
         self,
@@ -262,22 +301,28 @@ class SeedFormatted:
                 f"{where}: expected type {self.items.path.stem!r} and answer_label 1, got {item['type']!r} and "
                 f"{item.get('answer_label')!r}. Check which file this is."
             )
-        pieces = item.get("per_step_probs", [])
-        if not isinstance(pieces, list) or not all(isinstance(piece, dict) for piece in pieces):
-            raise SeedFileError(f"{where}: expected per_step_probs to be a list of dictionaries.")
+        pieces = _pieces(item.get("per_step_probs", []), f"{where}, per_step_probs")
         if bool(pieces) != self.format.endswith("_cot"):
             raise SeedFileError(
                 f"{where}: {self.format} with {len(pieces)} entries in per_step_probs; chain-of-thought formats have one per piece, "
                 "the others none."
             )
         gold = parse_gold(item["answer_gold"], where)
-        return FormattedExample(row, item["question"], item["answer"], gold, tuple(pieces))
+        return FormattedExample(row, item["question"], item["answer"], gold, pieces)
 
 
 def _text(value: Any, where: str) -> str:
     if not isinstance(value, str):
         raise SeedFileError(f"{where}: expected a text, got {type(value).__name__}.")
     return value
+
+
+def _pieces(value: Any, where: str) -> tuple[dict[str, float], ...]:
+    if not isinstance(value, list) or not all(isinstance(piece, dict) for piece in value):
+        raise SeedFileError(
+            f"{where}: expected a list of dictionaries, one per piece, got {str(value)[:60]}."
+        )
+    return tuple(value)
 
 
 def _steps(value: Any, where: str) -> Sequence[tuple[tuple[str, float], ...]]:

@@ -49,6 +49,9 @@ def processed(tmp_path):
         ],
         "codex_per_step_probs": [[steps_of(text) for text in row] for row in texts],
         "codex_prediction_labels": [[int(s != n % 3) for s in range(3)] for n in range(6)],
+        "codex_dtw_transformed_step_probs": [
+            [[{"▁So": 1.0}, {"▁it": 0.75}] if s else None for s in range(3)] for _ in range(6)
+        ],
         "zero_shot_answer_only": [
             example | {"question": f"Q: {number}? A:"} for number in range(9)
         ],
@@ -89,6 +92,10 @@ def test_imports_records_and_examples(processed, tmp_path):
         {"position": 4, "question_id": "gsm8k/train/3"}
     ]
     assert report["counts"] == {"in": 18, "out": 18, "dropped": {}}
+    aligned = list(formatted.read_examples(output / "codex_aligned"))
+    assert [each.row for each in aligned] == [n for n in range(18) if n % 3]
+    assert aligned[0].target == sample_text(0, 1)
+    assert "codex_aligned: 18 in, 12 out" in done.stdout
     by_rule = {each["rule"]: each for each in report["statistics"]}
     assert by_rule["last_number"]["first_sample_accuracy"] == 0.6667
     assert by_rule["seed_last_number"]["majority_accuracy"] == 1.0

@@ -27,6 +27,19 @@ FILES = {
     "codex_per_step_probs": [[STEPS, STEPS]] * 4,
     "codex_prediction_labels": [[0, 0], [1, 1], [0, 0], [0, 0]],
     "codex_updated_labels": [[0, 0], [1, 0], [0, 0], [0, 0]],
+    "codex_dtw_transformed_step_probs": [
+        [None, None],
+        [
+            [
+                {"▁It": 1.0},
+                collections.OrderedDict([("▁is", 0.75)]),
+                {"▁2": 0.0415, "▁3": 0.9, "▁4": 0.0001},
+            ],
+            None,
+        ],
+        [None, None],
+        [None, None],
+    ],
     "flan_predictions": [
         ["Model output 0:  It is 2</s>"],
         ["Model output 0: <pad> It is 3</s>"],
@@ -71,6 +84,31 @@ def test_records_hold_the_raw_steps_and_the_bare_answer(tmp_path):
     for made in questions:
         for each in made:
             teacher.validate_record(each)
+
+
+def test_the_seeds_own_alignment_is_read(tmp_path):
+    samples = opened(write(tmp_path))
+    assert samples.has_aligned
+    (example,) = samples.aligned()
+    assert (example.row, example.input, example.target) == (2, "What: 1 + 1?", "It is 2")
+    assert (example.gold, [dict(piece) for piece in example.pieces]) == (
+        "2",
+        [{"▁It": 1.0}, {"▁is": 0.75}, {"▁2": 0.0415, "▁3": 0.9, "▁4": 0.0001}],
+    )
+    assert not opened(write(tmp_path), "flan").has_aligned
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ([[None]] * 4, "dtw_transformed_step_probs.pkl: expected 2 values"),
+        ([[None, 5]] * 4, "record 0, sample 1 of codex_dtw.*expected a list of dictionaries"),
+    ],
+)
+def test_an_alignment_of_another_shape_is_named(tmp_path, changed, message):
+    samples = opened(write(tmp_path, codex_dtw_transformed_step_probs=changed))
+    with pytest.raises(SeedFileError, match=message):
+        list(samples.aligned())
 
 
 def test_the_repeated_question_is_left_out_and_reported(tmp_path):
