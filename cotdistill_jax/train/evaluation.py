@@ -68,6 +68,9 @@ class Evaluation:
         }
 
     def _make_evaluator(self) -> seqio.Evaluator:
+        check_lengths(
+            self.mixture_or_task_name, self.feature_lengths, self.split, self.num_examples
+        )
         return seqio.Evaluator(
             self.mixture_or_task_name,
             feature_converter=features.DistillEncDecFeatureConverter(pack=False),
@@ -86,6 +89,36 @@ def sequence_length(
     declared = seqio.get_mixture_or_task(mixture_or_task_name).output_features
     teacher = [name for name in declared if name.startswith("teacher_")]
     return {**feature_lengths, **dict.fromkeys(teacher, feature_lengths["targets"])}
+
+
+def check_lengths(
+    mixture_or_task_name: str,
+    feature_lengths: Mapping[str, int],
+    split: str,
+    num_examples: int | None,
+) -> None:
+    """Checks that the examples of every task fit; says how many are left out, as an accuracy without them is another one.
+
+    Args:
+      mixture_or_task_name: what to evaluate.
+      feature_lengths: positions of `inputs` and `targets`; the tasks leave out what is longer.
+      split: split to read.
+      num_examples: examples per task to look at; None: all.
+
+    Raises:
+      ValueError: none of the examples of a task fits.
+    """
+    reports = features.count_lengths(mixture_or_task_name, split, feature_lengths, num_examples)
+    for name, report in reports.items():
+        what = (
+            f"evaluation: {report.kept} of the first {report.examples} examples of {name} ({split}) fit "
+            f"{dict(feature_lengths)}: the longest input has {report.inputs.maximum} tokens, the longest target "
+            f"{report.targets.maximum}; raise EVAL_FEATURE_LENGTHS"
+        )
+        if not report.kept:
+            raise ValueError(what)
+        if report.kept < report.examples:
+            print(what)
 
 
 def _without_padding(tokens: np.ndarray) -> list[int]:

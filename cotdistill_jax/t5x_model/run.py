@@ -1,0 +1,188 @@
+"""What a run reads and writes: batches, examples to evaluate, weights to start from, files beside the checkpoints."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from clu.data import dataset_iterator
+from t5x import gin_utils, utils
+
+from cotdistill_jax import losses, network
+from cotdistill_jax.checkpoints import initial, write_model_files
+from cotdistill_jax.train import data, evaluation, run_folder, step
+
+
+class _OwnPosition(dataset_iterator.DatasetIterator):
+    """The batches of a run: T5X would also take over the position in the data of the run that the weights come from."""
+
+    def __init__(self, iterator: dataset_iterator.DatasetIterator, model_dir: str) -> None:
+        self._iterator = iterator
+        self._model_dir = os.path.abspath(model_dir)
+
+    def __next__(self) -> Any:
+        return next(self._iterator)
+
+    def reset(self) -> None:
+        self._iterator.reset()
+
+    @property
+    def element_spec(self) -> Any:
+        return self._iterator.element_spec
+
+    def save(self, filename: Any) -> None:
+        self._iterator.save(filename)
+
+    def restore(self, filename: Any) -> None:
+        if os.path.abspath(filename).startswith(f"{self._model_dir}/"):
+            self._iterator.restore(filename)
+
+
+def train_iterator(
+    cfg: utils.DatasetConfig,
+    shard_id: int,
+    num_shards: int,
+    *_: Any,
+    model_dir: str,
+    network_config: network.T5Config,
+    token_loss: losses.LossFn,
+    count_examples: int | None = None,
+) -> Any:
+    """Returns the batches that T5X trains on, after counting what their lengths leave out, to `data_counts.json`.
+
+    Args:
+        cfg: Names task, lengths, batch and seed.
+        shard_id: Of T5X: this host's part of the data.
+        num_shards: Number of parts.
+        *_: Of T5X: the model's feature converter, which is the only one, and how often to repeat: for ever.
+        model_dir: The run folder.
+        network_config: Dimensions of the network.
+        token_loss: Compared with what a batch holds.
+        count_examples: Examples per task that are measured; None: all, 0: none.
+
+    Raises:
+        ValueError: A task has no example that fits, or the loss needs features that the task or the lengths don't name.
+    """
+    iterator = data.train_iterator(
+        cfg.mixture_or_task_name,
+        cfg.task_feature_lengths,
+        cfg.batch_size,
+        seed=cfg.seed,
+        pack=cfg.pack,
+        use_cached=cfg.use_cached,
+        shard=(shard_id, num_shards),
+    )
+    step.check_loss(token_loss, network_config, iterator.element_spec)
+    if count_examples != 0:
+        reports = data.count_overlong(
+            cfg.mixture_or_task_name,
+            cfg.task_feature_lengths,
+            count_examples,
+            cfg.seed,
+            cfg.use_cached,
+        )
+        run_folder.write_data_counts(run_folder.prepare(model_dir), reports)
+    return _OwnPosition(iterator, model_dir)
+
+
+def evaluation_dataset(
+    mixture_or_task_name: str,
+    feature_lengths: Mapping[str, int],
+    batch_size: int,
+    split: str = "validation",
+    seed: int = 0,
+    period: int | None = 1,
+    num_examples: int | None = None,
+) -> utils.DatasetConfig | None:
+    """Returns what SeqIO's evaluator or `t5x.infer` reads, or None where `period` is None.
+
+    Args:
+        mixture_or_task_name: What to evaluate.
+        feature_lengths: Positions of `inputs`, and of `targets`: the most tokens generated.
+        batch_size: Rows decoded together.
+        split: Split to read.
+        seed: Seed of random preprocessing (drawing demonstrations).
+        period: Steps between evaluations in training.
+        num_examples: Examples per task that are compared with the lengths; None: all.
+
+    Raises:
+        ValueError: Unknown task or mixture, or none of the examples of a task fits.
+    """
+    if period is None:
+        return None
+    data.check_registered(mixture_or_task_name)
+    evaluation.check_lengths(mixture_or_task_name, feature_lengths, split, num_examples)
+    return utils.DatasetConfig(
+        mixture_or_task_name=mixture_or_task_name,
+        task_feature_lengths=evaluation.sequence_length(mixture_or_task_name, feature_lengths),
+        split=split,
+        batch_size=batch_size,
+        shuffle=False,
+        seed=seed,
+        pack=False,
+    )
+
+
+def initial_checkpoint(
+    path: str | None, network_config: network.T5Config
+) -> utils.RestoreCheckpointConfig | None:
+    """Returns how T5X restores the weights that a new run starts from; None where `path` is None.
+
+    Step, optimizer state and position in the data are not taken over.
+
+    Args:
+        path: A T5X `checkpoint_N` folder, legacy or Orbax, or a run folder of either runner (its newest whole
+            step); local or `gs://`.
+        network_config: Dimensions of the network.
+
+    Raises:
+        ValueError: It holds another network (the message lists what differs), or is a Hugging Face folder, which
+            T5X can't read.
+        FileNotFoundError: There is no checkpoint.
+    """
+    if path is None:
+        return None
+    located = initial.locate_t5x(path, network_config)
+    print(
+        f"train: a new run starts from the weights of {located}; step and optimizer state are new"
+    )
+    return utils.RestoreCheckpointConfig(
+        path=located,
+        mode="specific",
+        dtype="float32",
+        assignment_map=((r"^state.*", None),),
+        fallback_to_scratch=True,
+    )
+
+
+def describe_run(
+    model_dir: str,
+    summary_writer: Any,
+    step: int,
+    *,
+    network_config: network.T5Config,
+    mixture_or_task_name: str,
+) -> None:
+    """Writes `config.gin`, `model.json` and the vocabulary, so that every command of the project reads the run.
+
+    Args:
+        model_dir: The run folder.
+        summary_writer: T5X's.
+        step: The run's step.
+        network_config: Dimensions of the network.
+        mixture_or_task_name: Its vocabulary is copied.
+
+    Raises:
+        ValueError: The folder belongs to another network or vocabulary.
+    """
+    gin_utils.summarize_gin_config(model_dir, summary_writer, step)
+    if jax.process_index() == 0:
+        write_model_files(model_dir, network_config, *data.vocabulary_of(mixture_or_task_name))
+
+
+def subfolder(parent: str, name: str) -> str:
+    """Returns `parent`/`name`: gin files can't join strings.
+
+    Example: `subfolder("gs://bucket/a/", "t5x_eval")` is `"gs://bucket/a/t5x_eval"`.
+    """
+    return f"{parent.rstrip('/')}/{name}"
