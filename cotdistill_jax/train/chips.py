@@ -1,4 +1,12 @@
-"""Published peak numbers of the accelerators that a plan is made for; each names its source."""
+"""Published peak numbers of the accelerators that a plan is made for; each names its source.
+
+Checked in November 2026 against docs.cloud.google.com/tpu/docs/v5p-training (459 TFLOP/s, 95 GiB, links of 1,200 GB/s in both
+directions over three axes), cloud.google.com/tpu/docs/v5e (197 TFLOP/s, 16 GB, links of 1,600 Gbit/s over two axes), for the
+A100 glennklockwood.com/garden/processors/A100, which cites NVIDIA's datasheet (312 and 156 TFLOP/s, NVLink 300 + 300 GB/s), and for
+TPU v4 glennklockwood.com/garden/tpuv4, which cites Google's page (275 TFLOP/s, 32 GB). NVLink and memory of H100 and H200:
+acecloud.ai/blog/nvidia-b200-vs-h200-h100-a100 (900 GB/s in both directions, 80 and 141 GB). Not found again there: TPU v3, the peaks
+of H100 and H200; these are from the sources in the table.
+"""
 
 import dataclasses
 
