@@ -21,7 +21,7 @@ from cotdistill_jax.train import metrics_file
 pytestmark = [pytest.mark.t5x, pytest.mark.slow]
 
 # Both runners trace one network and one loss, but XLA compiles two programs, whose sums run in another order: float32
-# rounding, which 8 steps of an optimizer that divides by the gradient's size make larger. Measured: at most MEASURED.
+# rounding, which 8 steps of an optimizer that divides by the gradient's size make larger.
 SAME = 2e-5
 
 TASKS = """\
