@@ -189,7 +189,7 @@ def to_html(report: Mapping[str, Any], title: str) -> str:
     return f"""<!doctype html><meta charset="utf-8"><title>{html.escape(title)}</title>
 <style>body{{font:15px/1.4 sans-serif;max-width:60em;margin:2em auto}}td,th{{padding:.2em .8em;text-align:right}}
 td:first-child,th:first-child{{text-align:left}}.bars{{display:flex;align-items:end;height:80px}}.bars i{{flex:1;background:#47a;margin:0 1px}}
-.soft{{background:#dfd}}.hard{{background:#fcc}}code span{{padding:0 1px;border-radius:3px}}</style>
+.soft{{background:#dfd}}.hard{{background:#fcc}}code{{overflow-wrap:anywhere}}code span{{border-radius:3px}}</style>
 <h1>{html.escape(title)}</h1>
 <p>{samples["in"]:,} samples in, {samples["aligned"]:,} aligned; dropped: {html.escape(dropped)}.
 In {samples["text_differs"]:,} samples the teacher's tokens do not spell the text and were fitted to it.</p>

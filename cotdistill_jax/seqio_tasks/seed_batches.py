@@ -45,7 +45,7 @@ BATCH_SIZES: Mapping[str, BatchSizes] = MappingProxyType(
         "11b_8cards": BatchSizes(10, 20, 20, 30, 20),
     }
 )
-"""The seed's sizes by model."""
+"""The seed's sizes by model. Its published commands run `11b_8cards` with 6 and with 20 accumulation steps (experiments_11b.md); 20 here."""
 
 
 @dataclasses.dataclass(frozen=True)
