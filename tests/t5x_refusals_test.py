@@ -12,10 +12,15 @@ from cotdistill_jax import corpus, features
 vocabulary = seqio.SentencePieceVocabulary(str(corpus.arith_vocabulary()), extra_ids=0)
 
 def examples(split, shuffle_files, seed=None):
-    rows = {"inputs": [[5, 6, 1]] * 8, "targets": [[7, 8]] * 8,
-            "teacher_ids": [[[7, 9, 4], [8, 9, 4]]] * 8, "teacher_probs": [[[0.5, 0.2, 0.1]] * 2] * 8}
-    return tf.data.Dataset.from_tensor_slices(rows).map(
-        lambda row: {**row, "inputs": tf.cast(row["inputs"], tf.int32), "targets": tf.cast(row["targets"], tf.int32)})
+    row = {"inputs": [5, 6, 1], "targets": [7, 8],
+           "teacher_ids": [[7, 9, 4], [8, 9, 4]], "teacher_probs": [[0.5, 0.2, 0.1]] * 2}
+    shapes = {"inputs": tf.TensorSpec([None], tf.int32), "targets": tf.TensorSpec([None], tf.int32),
+              "teacher_ids": tf.TensorSpec([None, 3], tf.int32), "teacher_probs": tf.TensorSpec([None, 3], tf.float32)}
+    return tf.data.Dataset.from_generator(lambda: iter([row] * 8), output_signature=shapes)
+
+@seqio.map_over_dataset
+def without_teacher(example):
+    return {name: example[name] for name in ("inputs", "targets")}
 
 def add(name, output_features, preprocessors):
     seqio.TaskRegistry.add(
@@ -23,7 +28,7 @@ def add(name, output_features, preprocessors):
         preprocessors=preprocessors, output_features=output_features)
 
 end = [seqio.preprocessors.append_eos, features.append_teacher_eos, features.check_teacher]
-add("refusals_without_teacher", features.text_features(vocabulary), [seqio.preprocessors.append_eos])
+add("refusals_without_teacher", features.text_features(vocabulary), [without_teacher, seqio.preprocessors.append_eos])
 add("refusals_k_is_5", features.output_features(vocabulary, k=5), end)
 
 @seqio.map_over_dataset
