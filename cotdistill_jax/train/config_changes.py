@@ -12,6 +12,10 @@ HARMLESS = frozenset({
     "SAVE_INITIAL", "SAVE_PERIOD",
 })  # fmt: skip
 _HARMLESS_PREFIXES = ("EVAL_", "evaluation.")
+# What the run files of the two runners bind to macros, each to its own functions.
+_WIRING = (
+    "loop.", "evaluation.", "optimizers.", "network.", "train_script.", "t5x_model.", "utils.", "seqio.",
+)  # fmt: skip
 _BINDING = re.compile(r"^([\w./@]+) =(?: (.*))?$")
 
 
@@ -64,13 +68,19 @@ def bindings(config: str) -> dict[str, str]:
 
 
 def between(before: Mapping[str, str], now: Mapping[str, str]) -> list[Change]:
-    """Returns the settings that differ, sorted by name."""
+    """Returns the settings that differ, sorted by name; of configurations of different runners, what both read."""
     names = sorted(before.keys() | now.keys())
+    if _is_t5x(before) != _is_t5x(now):
+        names = [name for name in names if not name.startswith(_WIRING)]
     return [
         Change(name, before.get(name), now.get(name))
         for name in names
         if before.get(name) != now.get(name)
     ]
+
+
+def _is_t5x(config: Mapping[str, str]) -> bool:
+    return any(name.startswith("t5x_model.") for name in config)
 
 
 def check(changes: Sequence[Change], step: int, allowed: bool) -> None:

@@ -45,3 +45,9 @@ def test_grave_changes_need_leave_once_there_are_steps():
     config_changes.check([grave], 0, allowed=False)
     config_changes.check([grave], 10, allowed=True)
     config_changes.check([harmless], 10, allowed=False)
+
+
+def test_of_another_runners_configuration_only_the_settings_are_compared():
+    under_t5x = {"BATCH_SIZE": "4", "t5x_model.Partitioner.mesh_shape": "%MESH_SHAPE"}
+    embedded = {"BATCH_SIZE": "8", "loop.train.batch_size": "%BATCH_SIZE"}
+    assert [change.name for change in config_changes.between(under_t5x, embedded)] == ["BATCH_SIZE"]
