@@ -69,12 +69,20 @@ def pack(
             f"features: cannot pack {missing}: the data have {sorted(dataset.element_spec)}"
         )
 
-    def pack_window(examples: Window) -> Mapping[str, tf.Tensor]:
-        return _pack_window(examples, capacities, companions)
+    def pack_window(examples: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
+        return _pack_window(_as_ragged(examples), capacities, companions)
 
     dataset = dataset.map(lambda example: {name: example[name] for name in names})
     dataset = dataset.ragged_batch(window)
     return dataset.map(pack_window, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
+
+
+def _as_ragged(examples: Mapping[str, tf.Tensor]) -> Window:
+    """Returns a window with all features ragged; `ragged_batch` leaves features of one static length dense."""
+    return {
+        name: value if isinstance(value, tf.RaggedTensor) else tf.RaggedTensor.from_tensor(value)
+        for name, value in examples.items()
+    }
 
 
 def _pack_window(

@@ -61,6 +61,19 @@ def test_docstring_example(make_dataset: Callable[..., tf.data.Dataset]) -> None
     assert [{name: value.tolist() for name, value in row.items()} for row in rows] == expected
 
 
+def test_examples_of_one_static_length_are_packed() -> None:
+    examples = {
+        "inputs": np.arange(1, 9).reshape(4, 2),
+        "targets": np.arange(1, 5).reshape(4, 1),
+        "teacher_ids": np.arange(1, 13).reshape(4, 1, 3),
+    }
+    dataset = tf.data.Dataset.from_tensor_slices(examples)
+    packed = packing.pack(dataset, {"inputs": 6, "targets": 2}, {"targets": ("teacher_ids",)})
+    first, second = packed.as_numpy_iterator()
+    assert first["inputs"].tolist() == [1, 2, 3, 4, 0, 0]
+    assert second["teacher_ids"].tolist() == [[7, 8, 9], [10, 11, 12]]
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     lengths=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 6)), min_size=1, max_size=25),
