@@ -298,7 +298,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_no_checkpoint_follows(runs):
             command, "sample_matching", run, LEARNING_RATE=1e38, SAVE_PERIOD=1, EVAL_PERIOD="None"
         )
         assert status != 0
-        assert "Lower LEARNING_RATE" in output.splitlines()[-1]
+        assert "NonFiniteLossError: train: " in output and "Lower LEARNING_RATE" in output
         saved = [int(path.name.rpartition("_")[2]) for path in run.glob("checkpoint_?")]
         assert max(saved) < 4
 
@@ -311,7 +311,7 @@ def test_t5x_eval_and_t5x_infer_on_what_either_runner_trained(runs):
         for line in metrics_file.read_metrics(run)
         if "eval/t5x_runner_toy/accuracy" in line
     )
-    assert expected == pytest.approx(100 * 2 / 3)  # the student answers 7 to all
+    assert 0 < expected < 100  # so that two wrong readings would hardly agree
     runs.train(("t5x.eval", "gin/t5x/eval.gin"), "sample_matching", run)
     path = run / "t5x_eval" / "inference_eval" / "t5x_runner_toy-metrics.jsonl"
     assert json.loads(path.read_text())["accuracy"] == pytest.approx(expected)
@@ -319,7 +319,7 @@ def test_t5x_eval_and_t5x_infer_on_what_either_runner_trained(runs):
         ("t5x.infer", "gin/t5x/infer.gin"), "sample_matching", run,
         CHECKPOINT_PATH=f"'{run}/checkpoint_60'",
     )  # fmt: skip
-    (path,) = (run / "t5x_infer").glob("t5x_runner_toy-predict.jsonl-*")
+    (path,) = (run / "t5x_infer").glob("t5x_runner_toy-predict.jsonl-*-of-?????")
     lines = [json.loads(line) for line in pathlib.Path(path).read_text().splitlines()]
     assert len(lines) == 48
     right = [line["prediction"] == line["inputs"]["targets_pretokenized"] for line in lines]
