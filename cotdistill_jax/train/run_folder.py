@@ -160,10 +160,22 @@ def _fingerprints(data: Mapping[str, Any]) -> dict[str, str]:
 
 
 def write_data_counts(folder: pathlib.Path, reports: Mapping[str, LengthReport]) -> None:
-    """Writes `data_counts.json` on the first host: per task examples seen, kept, dropped as too long, and their lengths."""
+    """Writes `data_counts.json`: per task examples seen, kept, dropped as too long, and their lengths; prints what is dropped.
+
+    Does nothing on hosts but the first.
+    """
+    if jax.process_index() != 0:
+        return
     content: dict[str, Any] = {name: dataclasses.asdict(report) for name, report in reports.items()}
-    if jax.process_index() == 0:
-        write_json_atomically(folder / DATA_COUNTS_FILE, content)
+    write_json_atomically(folder / DATA_COUNTS_FILE, content)
+    for name, report in reports.items():
+        if report.kept < report.examples:
+            print(
+                f"train: task {name}: {report.examples - report.kept:,} of {report.examples:,} examples are longer than "
+                f"TASK_FEATURE_LENGTHS and are left out, none is cut: {report.over_long_inputs:,} in inputs (longest "
+                f"{report.inputs.maximum:,} tokens), {report.over_long_targets:,} in targets ({report.targets.maximum:,}); "
+                f"see {DATA_COUNTS_FILE}"
+            )
 
 
 def git_state() -> dict[str, Any]:

@@ -10,8 +10,8 @@ import numpy as np
 import optax
 import pytest
 
-from cotdistill_jax import checkpoints, losses
-from cotdistill_jax.train import metrics_file, window
+from cotdistill_jax import checkpoints, features, losses
+from cotdistill_jax.train import metrics_file, run_folder, window
 
 
 def _params(model_dir):
@@ -30,6 +30,18 @@ def test_loss_falls_and_every_artefact_is_there(tmp_path, train_toy):
     assert any((tmp_path / "tensorboard").iterdir())
     model = checkpoints.load_model(tmp_path)
     assert (model.step, model.config.emb_dim) == (20, 16)
+
+
+def test_examples_that_are_too_long_are_named(tmp_path, capsys):
+    summary = features.LengthSummary(1125, {50.0: 600})
+    reports = {
+        "long": features.LengthReport(400, 3, 1, 397, summary, summary),
+        "short": features.LengthReport(400, 0, 0, 400, summary, summary),
+    }
+    run_folder.write_data_counts(tmp_path, reports)
+    assert json.loads((tmp_path / "data_counts.json").read_text())["long"]["kept"] == 397
+    (said,) = capsys.readouterr().out.splitlines()
+    assert "task long: 3 of 400 examples" in said and "3 in inputs (longest 1,125 tokens)" in said
 
 
 def test_a_run_continued_from_a_checkpoint_equals_an_uninterrupted_one(tmp_path, train_toy):
