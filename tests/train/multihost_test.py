@@ -11,6 +11,8 @@ import pytest
 from cotdistill_jax import checkpoints
 from cotdistill_jax.train import metrics_file
 
+pytestmark = pytest.mark.multihost
+
 MACROS = {
     "MIXTURE_OR_TASK_NAME": "'toy_a'", "BATCH_SIZE": 8, "LOG_PERIOD": 1, "SAVE_PERIOD": 4, "WARMUP_STEPS": 2,
     "TRAIN_STEPS": 4, "COMPILATION_CACHE_DIR": None,
