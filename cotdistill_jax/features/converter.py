@@ -10,8 +10,8 @@
 | `teacher_probs` | float32 | [L, K] | ->   | `decoder_teacher_probs` | float32 | [L, K] |
 
 With packing also `{encoder,decoder}_segment_ids` and `{encoder,decoder}_positions`, int32: segments
-count from 1, 0 is padding; positions restart at 0 in every segment. K is the data's; nothing here
-fixes it.
+count from 1, 0 is padding; positions restart at 0 in every example. Examples that share their inputs
+(`packing`) have a segment id in common. K is the data's; nothing here fixes it.
 
 A packed example. The two examples (K=2, EOS id 1; the second one is answer-only)
 
@@ -54,6 +54,9 @@ class _TextConverter(seqio.EncDecFeatureConverter):
         if not self.pack:
             return super()._pack_or_pad(ds, packed_lengths)
         return packing.pack(ds, {name: packed_lengths[name] for name in ("inputs", "targets")})
+
+    def _convert_example(self, features: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
+        return _with_blank_starts(super()._convert_example(features))
 
 
 class DistillEncDecFeatureConverter(seqio.EncDecFeatureConverter):
@@ -130,7 +133,7 @@ class DistillEncDecFeatureConverter(seqio.EncDecFeatureConverter):
 
     def _convert_example(self, features: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
         return {
-            **super()._convert_example(features),
+            **_with_blank_starts(super()._convert_example(features)),
             "decoder_teacher_ids": features["teacher_ids"],
             "decoder_teacher_probs": features["teacher_probs"],
         }
@@ -144,6 +147,17 @@ class DistillEncDecFeatureConverter(seqio.EncDecFeatureConverter):
             lengths["decoder_teacher_ids"] = task_feature_lengths["targets"]
             lengths["decoder_teacher_probs"] = task_feature_lengths["targets"]
         return lengths
+
+
+def _with_blank_starts(features: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
+    """Returns model features in which every example of a packed row begins with token 0.
+
+    SeqIO sets it where a segment begins, and so only once where examples share a segment.
+    """
+    if "decoder_positions" not in features:
+        return features
+    goes_on = tf.cast(features["decoder_positions"] > 0, tf.int32)
+    return {**features, "decoder_input_tokens": features["decoder_input_tokens"] * goes_on}
 
 
 def _check_teacher_specs(ds: tf.data.Dataset) -> None:

@@ -1,5 +1,6 @@
 """The whole network with T5X's call interface."""
 
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import Array
@@ -43,7 +44,7 @@ class Transformer(nn.Module):
             encoder_segment_ids: int [B, S] of packed rows, 0 is padding.
             decoder_segment_ids: int [B, L] of packed rows, 0 is padding.
             encoder_positions: Accepted for T5X; only differences of positions matter here.
-            decoder_positions: As `encoder_positions`.
+            decoder_positions: int [B, L] of packed rows, 0 where an example begins.
             enable_dropout: Whether dropout is on; needs the RNG "dropout".
             decode: Whether to use the cache, see `decode`.
         """
@@ -98,7 +99,7 @@ class Transformer(nn.Module):
             decoder_target_tokens: int [B, L], for the padding mask.
             encoder_segment_ids: As in `__call__`; not allowed with `decode=True`.
             decoder_segment_ids: As in `__call__`; not allowed with `decode=True`.
-            decoder_positions: As in `__call__`.
+            decoder_positions: As in `__call__`; not read with `decode=True`.
             enable_dropout: Whether dropout is on; always off in a step of cached decoding.
             decode: Whether to use the cache.
             max_decode_length: Accepted for T5X; the cache knows its own length.
@@ -125,6 +126,7 @@ class Transformer(nn.Module):
             decoder_target_tokens,
             encoder_segment_ids,
             decoder_segment_ids,
+            decoder_positions,
             enable_dropout,
         )
         return self.logits(hidden)
@@ -137,17 +139,23 @@ class Transformer(nn.Module):
         decoder_target_tokens: Array,
         encoder_segment_ids: Array | None = None,
         decoder_segment_ids: Array | None = None,
+        decoder_positions: Array | None = None,
         enable_dropout: bool = True,
     ) -> Array:
         """Returns the decoder output [B, L, D] that `logits` maps to the vocabulary.
 
         Losses that work in chunks of the sequence call this, so that [B, L, V] never exists.
-        Arguments as in `decode`.
+        Arguments as in `decode`. A target attends to the encoder's segment of the same id. Examples
+        that share their inputs have an id in common, so a target's own past ends where its segment
+        begins and, within a segment, where `decoder_positions` is 0.
         """
         length = decoder_target_tokens.shape[1]
         causal = np.tril(np.ones((length, length), bool))[None, None]
         real = decoder_target_tokens > 0
         own = causal & attention_mask(real, decoder_segment_ids, decoder_segment_ids)
+        if decoder_positions is not None:
+            example = jnp.cumsum(decoder_positions == 0, axis=-1)
+            own = own & attention_mask(real, example, example)
         source = encoder_input_tokens > 0
         cross = attention_mask(source, decoder_segment_ids, encoder_segment_ids)
         embedded = self.token_embedder(decoder_input_tokens)

@@ -53,20 +53,24 @@ def rows(batch: Mapping[str, np.ndarray], vocabulary: Decoder) -> list[list[dict
     """Returns, per row, its examples in order as `{"inputs": text, "targets": text, "num_target_tokens": n}`.
 
     Args:
-      batch: `encoder_input_tokens` [B, S], `decoder_target_tokens` [B, L] and, where packed, their segment ids.
+      batch: `encoder_input_tokens` [B, S], `decoder_target_tokens` [B, L] and, where packed, segment ids and positions.
       vocabulary: decodes the token ids.
     """
     inputs, targets = batch["encoder_input_tokens"], batch["decoder_target_tokens"]
-    encoder = batch.get("encoder_segment_ids", (inputs > 0).astype(np.int32))
-    decoder = batch.get("decoder_segment_ids", (targets > 0).astype(np.int32))
+    source = batch.get("encoder_segment_ids", (inputs > 0).astype(np.int32))
+    segment = batch.get("decoder_segment_ids", (targets > 0).astype(np.int32))
+    position = batch.get("decoder_positions", np.arange(targets.shape[1]) * np.ones_like(targets))
+    examples = np.cumsum((position == 0) & (segment > 0), axis=1) * (segment > 0)
     return [
         [
             {
-                "inputs": vocabulary.decode(inputs[row][encoder[row] == segment].tolist()),
-                "targets": vocabulary.decode(targets[row][decoder[row] == segment].tolist()),
-                "num_target_tokens": int((decoder[row] == segment).sum()),
+                "inputs": vocabulary.decode(
+                    inputs[row][source[row] == segment[row][own][0]].tolist()
+                ),
+                "targets": vocabulary.decode(targets[row][own].tolist()),
+                "num_target_tokens": int(own.sum()),
             }
-            for segment in range(1, int(max(encoder[row].max(), decoder[row].max())) + 1)
+            for own in (examples[row] == number for number in range(1, examples[row].max() + 1))
         ]
         for row in range(len(inputs))
     ]

@@ -225,6 +225,7 @@ def _decoder_output(model: network.Transformer, batch: Batch, use_dropout: bool)
         batch["decoder_target_tokens"],
         segments,
         batch.get("decoder_segment_ids"),
+        batch.get("decoder_positions"),
         use_dropout,
     )
 
@@ -265,7 +266,10 @@ def _sums(total: jax.Array, parts: Metrics, weights: jax.Array, batch: Batch) ->
     """Returns sums over one (micro)batch; `step` divides those that are means over target tokens."""
     inputs = batch["encoder_input_tokens"]
     segments = batch.get("decoder_segment_ids")
-    examples = jnp.any(inputs > 0, axis=-1) if segments is None else jnp.max(segments, axis=-1)
+    if segments is None:
+        examples = jnp.any(inputs > 0, axis=-1)
+    else:
+        examples = (segments > 0) & (batch["decoder_positions"] == 0)
     real = (weights > 0).astype(jnp.float32)
     return {
         "loss": total,

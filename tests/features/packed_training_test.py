@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from cotdistill_jax import losses, network
@@ -27,6 +28,7 @@ MODEL_INPUTS = (
     "decoder_target_tokens",
     "encoder_segment_ids",
     "decoder_segment_ids",
+    "decoder_positions",
 )
 
 
@@ -35,12 +37,20 @@ def _batch(dataset: tf.data.Dataset, pack: bool) -> dict[str, np.ndarray]:
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
+@pytest.mark.parametrize("num_samples", [1, 3])
 def test_packed_and_chunked_losses_and_gradients_equal_the_plain_ones(
     make_dataset: Callable[..., tf.data.Dataset],
     make_examples: Callable[..., list[dict[str, Any]]],
+    num_samples: int,
 ) -> None:
-    dataset = make_dataset(make_examples(12))
+    """With three samples of a question its inputs stand once in a packed row, and three times unpacked."""
+    examples = make_examples(12)
+    for index, example in enumerate(examples):
+        example["inputs"] = examples[index - index % num_samples]["inputs"]
+    dataset = make_dataset(examples)
     packed, unpacked = _batch(dataset, pack=True), _batch(dataset, pack=False)
+    written, each = ((batch["encoder_input_tokens"] > 0).sum() for batch in (packed, unpacked))
+    assert written == each if num_samples == 1 else written < 0.6 * each
     assert len(packed["decoder_target_tokens"]) < len(unpacked["decoder_target_tokens"]) / 2
     model = network.Transformer(CONFIG)
     variables = model.init(
@@ -57,16 +67,16 @@ def test_packed_and_chunked_losses_and_gradients_equal_the_plain_ones(
         return model.apply({"params": head}, hidden, method="logits")
 
     def chunked_total(params: Any, batch: dict[str, np.ndarray]) -> jax.Array:
-        inputs, targets, labels, *segments = (batch[name] for name in MODEL_INPUTS)
+        inputs, targets, labels, *placing = (batch[name] for name in MODEL_INPUTS)
         variables = {"params": params}
-        encoded = model.apply(variables, inputs, segments[0], False, method="encode")
+        encoded = model.apply(variables, inputs, placing[0], False, method="encode")
         hidden = model.apply(
             variables,
             encoded,
             inputs,
             targets,
             labels,
-            *segments,
+            *placing,
             False,
             method="decode_hidden",
         )

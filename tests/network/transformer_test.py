@@ -154,6 +154,22 @@ def test_packed_row_equals_its_examples_alone():
     np.testing.assert_allclose(together[0], alone[np.array([0, 2])].reshape(10, -1), atol=3e-6)
 
 
+def test_targets_that_share_their_inputs_do_not_see_each_other():
+    batch = _batch(source=8, target=5)
+    params = _params()
+    batch["encoder_input_tokens"][2] = batch["encoder_input_tokens"][0]
+    alone = _apply(CONFIG, params, batch)
+    shared = {
+        name: rows[[0, 2]].reshape(1, -1) if name.startswith("decoder") else rows[:1]
+        for name, rows in batch.items()
+    }
+    shared["encoder_segment_ids"] = np.ones((1, 8), int)
+    shared["decoder_segment_ids"] = np.ones((1, 10), int)
+    shared["decoder_positions"] = np.tile(np.arange(5), 2)[None]
+    together = _apply(CONFIG, params, shared)
+    np.testing.assert_allclose(together[0], alone[np.array([0, 2])].reshape(10, -1), atol=3e-6)
+
+
 def test_decoder_is_causal():
     batch = _batch()
     params = _params()

@@ -36,6 +36,7 @@ def _batch(seed: int = 0) -> dict[str, np.ndarray]:
     return tokens | {
         "encoder_segment_ids": segments,
         "decoder_segment_ids": segments,
+        "decoder_positions": np.tile(np.arange(6), (4, 2)).astype(np.int32),
         "decoder_loss_weights": np.ones((4, 12), np.int32),
         "decoder_teacher_ids": np.argsort(rng.random((4, 12, 64)))[..., :5].astype(np.int32),
         "decoder_teacher_probs": probs,

@@ -20,6 +20,7 @@ BATCH = {
     "encoder_segment_ids": np.array([[1, 1, 2, 0]]),
     "decoder_target_tokens": np.array([[4, 5, 6, 0]]),
     "decoder_segment_ids": np.array([[1, 2, 2, 0]]),
+    "decoder_positions": np.array([[0, 0, 1, 0]]),
 }
 
 
