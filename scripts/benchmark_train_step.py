@@ -8,21 +8,21 @@
 | the seed's way | Hugging Face's T5 in PyTorch, dense teacher target [B, L, V], softmax, then the logarithm, AdamW |
 | T5X | its T5 1.1 network and `trainer.train_with_lr`, likelihood from one-hot targets (it knows no other), AdamW |
 
-All of them: float32, no dropout, rows without padding. They take turns, so that a machine that slows down slows all of
-them; medians count, and ratios are medians of the ratios of a turn. A product of two square matrices, measured in the same turns,
-gives the rate to which ours is compared, with the FLOPs that XLA counts. T5X and the seed's way are left out where they can't be imported.
+All of them: float32, no dropout, rows without padding. Each has a process of its own and they take turns, so that a machine
+that slows down slows all of them; medians count, and ratios are medians of the ratios of a turn. A product of two square
+matrices, measured in the same turns, gives the rate to which ours is compared, with the FLOPs that XLA counts: no step with
+these FLOPs can be faster than at that rate. T5X and the seed's way are left out where they can't be imported.
 """
 
 import functools
 import statistics
-import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import peers
 from absl import app, flags
 
 from cotdistill_jax import losses, network, partitioning
@@ -37,9 +37,8 @@ _LAYERS = flags.DEFINE_integer("layers", 8, "Layers of encoder and of decoder.")
 _CHUNKS = flags.DEFINE_integer("num_loss_chunks", 1, "Parts of the target positions in our loss.")
 _SQUARE = flags.DEFINE_integer("square", 2048, "Rows and columns of the matrix product.")
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Turns; each contender makes one step a turn.")
-_ONLY = flags.DEFINE_list("only", ["ours", "seed", "t5x"], "Contenders to run.")
+_ONLY = flags.DEFINE_list("only", ["ours", "seed", "t5x"], "Contenders beside ours.")
 
-Run = Callable[[], Any]
 Batch = dict[str, np.ndarray]
 
 
@@ -65,8 +64,8 @@ def make_batch(config: network.T5Config) -> Batch:
     }
 
 
-def make_ours(config: network.T5Config, batch: Batch) -> tuple[Run, float]:
-    """Returns our step and the FLOPs that XLA counts in it."""
+def make_ours(config: network.T5Config, batch: Batch, num_loss_chunks: int) -> peers.Turn:
+    """Returns a turn of our step: its seconds and the FLOPs that XLA counts in it."""
     mesh = partitioning.make_mesh()
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(5e-4, weight_decay=0.01))
     make = functools.partial(
@@ -74,20 +73,22 @@ def make_ours(config: network.T5Config, batch: Batch) -> tuple[Run, float]:
     )
     state = step.init_state(mesh, config, optimizer, seed=0)
     placed = step.put_batch(mesh, batch)
-    compiled = make(num_loss_chunks=_CHUNKS.value).lower(state, placed).compile()
+    compiled = make(num_loss_chunks=num_loss_chunks).lower(state, placed).compile()
     # XLA counts the body of a loop once, so the FLOPs come from the form without chunks.
-    whole = make().lower(state, placed).compile() if _CHUNKS.value > 1 else compiled
+    whole = make().lower(state, placed).compile() if num_loss_chunks > 1 else compiled
+    flops = float(whole.cost_analysis()["flops"])
     kept = [state]
 
     def run() -> None:
         kept[0], metrics = compiled(kept[0], placed)
         jax.block_until_ready((kept[0], metrics))
 
-    return run, float(whole.cost_analysis()["flops"])
+    once = peers.timed(run)
+    return lambda: (once(), flops)
 
 
-def make_t5x(config: network.T5Config, batch: Batch) -> Run:
-    """Returns the step of T5X's trainer on its own network."""
+def make_t5x(config: network.T5Config, batch: Batch) -> peers.Turn:
+    """Returns a turn of T5X's trainer on its own network: its seconds."""
     import seqio
     from t5x import models, optimizers, train_state, trainer
     from t5x.examples.t5 import network as t5x_network
@@ -133,70 +134,37 @@ def make_t5x(config: network.T5Config, batch: Batch) -> Run:
         kept[0], metrics = train(kept[0], rows)
         jax.block_until_ready((kept[0], metrics))
 
-    return run
+    return peers.timed(run)
 
 
-def make_seed(config: network.T5Config, batch: Batch) -> Run:
-    """Returns the step as the paper's public code makes it."""
-    import torch
-    import transformers
-
-    model = transformers.T5ForConditionalGeneration(
-        transformers.T5Config(
-            vocab_size=config.vocab_size,
-            d_model=config.emb_dim,
-            d_kv=config.head_dim,
-            d_ff=config.mlp_dim,
-            num_layers=config.num_encoder_layers,
-            num_decoder_layers=config.num_decoder_layers,
-            num_heads=config.num_heads,
-            dropout_rate=0.0,
-            feed_forward_proj="gated-gelu",
-            decoder_start_token_id=0,
-        )
-    )
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4)
-    tensors = {name: torch.from_numpy(rows).long() for name, rows in batch.items()}
-    probs = torch.from_numpy(batch["decoder_teacher_probs"])
-    ids, mask = tensors["decoder_teacher_ids"], tensors["decoder_loss_weights"].float()
-    dense_shape = (*ids.shape[:2], config.vocab_size)
+def make_seed(config: network.T5Config, batch: Batch) -> peers.Turn:
+    """Returns a turn of the step as the paper's public code makes it: its seconds."""
+    names = {
+        "inputs": "encoder_input_tokens",
+        "targets": "decoder_target_tokens",
+        "teacher_ids": "decoder_teacher_ids",
+        "teacher_probs": "decoder_teacher_probs",
+    }
+    rows = range(len(batch["decoder_target_tokens"]))
+    examples = [{name: batch[key][row] for name, key in names.items()} for row in rows]
+    seed = peers.SeedTrainer(config)
 
     def run() -> None:
-        teacher = torch.zeros(dense_shape).scatter_(-1, ids, probs)
-        logits = model(
-            input_ids=tensors["encoder_input_tokens"],
-            attention_mask=torch.ones_like(tensors["encoder_input_tokens"]),
-            decoder_input_ids=tensors["decoder_input_tokens"],
-            decoder_attention_mask=tensors["decoder_loss_weights"],
-        ).logits
-        student = torch.softmax(logits, dim=-1)
-        divergence = (teacher * torch.log(teacher / (student + 1e-10) + 1e-10)).sum(-1)
-        loss = (divergence * mask).sum() / mask.sum()
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        loss.item()
+        seed.backward(examples)
+        seed.update()
 
-    return run
+    return peers.timed(run)
 
 
-def make_product() -> Run:
-    """Returns a product of two square matrices."""
-    matrix = jax.random.normal(jax.random.key(0), (_SQUARE.value, _SQUARE.value))
-    product = jax.jit(jnp.dot)
-    return lambda: jax.block_until_ready(product(matrix, matrix))
-
-
-def measure(runs: dict[str, Run]) -> dict[str, list[float]]:
-    """Returns the seconds of every turn, after one that is not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
+def measure(contenders: dict[str, peers.Contender]) -> dict[str, list[Any]]:
+    """Returns what each contender measured in every turn, after one that is not counted."""
+    found: dict[str, list[Any]] = {name: [] for name in contenders}
     for turn in range(_REPEATS.value + 1):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
+        for name, contender in contenders.items():
+            measured = contender.turn()
             if turn:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
+                found[name].append(measured)
+    return found
 
 
 def main(argv: list[str]) -> None:
@@ -208,31 +176,34 @@ def main(argv: list[str]) -> None:
         num_decoder_layers=_LAYERS.value,
     )
     batch = make_batch(config)
-    ours, flops = make_ours(config, batch)
-    runs: dict[str, Run] = {"matrix product": make_product(), "ours": ours}
+    contenders = {
+        "matrix product": peers.Contender(peers.matrix_product, _SQUARE.value),
+        "ours": peers.Contender(make_ours, config, batch, _CHUNKS.value),
+    }
     for name, make in {"seed": make_seed, "t5x": make_t5x}.items():
         if name in _ONLY.value:
             try:
-                runs[name] = make(config, batch)
+                contenders[name] = peers.Contender(make, config, batch)
             except ModuleNotFoundError as error:
                 print(f"{name}: left out ({error})")
-    seconds = measure(runs)
+    seconds = measure(contenders)
+    rate = statistics.median(seconds.pop("matrix product"))
+    flops = seconds["ours"][0][1]
+    seconds["ours"] = [spent for spent, _ in seconds["ours"]]
     tokens = _BATCH.value * (_INPUTS.value + _TARGETS.value)
     print(
         f"batch {_BATCH.value}, inputs {_INPUTS.value}, targets {_TARGETS.value}, K {_TOP_K.value}, "
         f"V {_VOCAB.value}, {_LAYERS.value} + {_LAYERS.value} layers, {_CHUNKS.value} loss chunks"
     )
-    for name in runs:
-        if name == "matrix product":
-            continue
+    for name in seconds:
         ratio = statistics.median(
             other / own for other, own in zip(seconds[name], seconds["ours"], strict=True)
         )
         median = statistics.median(seconds[name])
         print(
-            f"{name:>6}: {median:7.3f} s, {tokens / median:8,.0f} tokens/s, ours is {ratio:.2f} times as fast"
+            f"{name:>6}: {median:7.3f} s, {tokens / median:8,.0f} tokens/s, ours is {ratio:.2f} times as fast, "
+            f"at the matrix product's rate {median / (flops / rate):.2f} times"
         )
-    rate = 2 * _SQUARE.value**3 / statistics.median(seconds["matrix product"])
     share = flops / statistics.median(seconds["ours"]) / rate
     print(
         f"ours: {flops / 1e9:.0f} GFLOP, {share:.0%} of the {rate / 1e9:.0f} GFLOP/s of a "

@@ -203,7 +203,7 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     sources = {theirs: (name, transposed) for name, (theirs, transposed) in names.items()}
     _write_tensors(folder, shapes, ours, sources, max_shard_bytes)
-    write_json_atomically(folder / "config.json", _described(config))
+    write_json_atomically(folder / "config.json", describe(config))
     start = {"decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
     write_json_atomically(folder / "generation_config.json", start)
     if vocabulary_file is not None:
@@ -243,7 +243,8 @@ def _config(
         ) from error
 
 
-def _described(config: network.T5Config) -> dict[str, Any]:
+def describe(config: network.T5Config) -> dict[str, Any]:
+    """Returns the content of Hugging Face's `config.json` for a network of ours."""
     kinds = {activations: name for name, activations in _FEED_FORWARD.items()}
     return {
         "architectures": ["T5ForConditionalGeneration"],
