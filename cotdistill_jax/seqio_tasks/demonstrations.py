@@ -1,8 +1,9 @@
 """Demonstrations in front of a question, drawn while the data are read.
 
 A training row gets other demonstrations whenever it is read, by SeqIO's seeds: the same seed gives the same draws. A
-held-out row always gets the same ones, decided by its id, so that evaluations can be compared. The pool is training
-questions only, and a row never gets its own question.
+held-out row always gets the same ones, decided by its id, so that evaluations can be compared. Where a question's samples
+follow each other they may have one draw in common: their inputs are then the same, and packing stores them once. The pool is
+training questions only, and a row never gets its own question.
 
 Demonstrations are tokenised once, not every time they are shown: no piece reaches across the blank between two
 demonstrations, so the ids of a text are those of its parts, one after another.
@@ -22,6 +23,7 @@ from cotdistill_jax.features.teacher import Example
 
 # One more than shown, because one of them may be the row's own question.
 _NUM_DRAWN = formats.NUM_DEMONSTRATIONS + 1
+_SEED = "demonstrations_seed"
 
 
 class _Blocks(NamedTuple):
@@ -37,6 +39,7 @@ def in_context_inputs(
     pool: Callable[[], Sequence[Question]],
     form: formats.Format,
     vocabulary: seqio.SentencePieceVocabulary,
+    once_per_question: bool = False,
 ) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
     """Returns a SeqIO preprocessor that makes `inputs` (ids) and `inputs_pretokenized` of four demonstrations and the question.
 
@@ -44,6 +47,7 @@ def in_context_inputs(
         pool: Loads the questions to draw from, with rationales; called when data are asked for.
         form: An in-context format.
         vocabulary: The student's vocabulary.
+        once_per_question: Whether neighbouring rows of one question get the same demonstrations.
 
     Raises, when data are asked for:
         ValueError: If the pool has fewer than five different questions.
@@ -54,8 +58,8 @@ def in_context_inputs(
         blocks = load_blocks()
         num_blocks = len(blocks.texts)
 
-        @seqio.map_over_dataset(num_seeds=1)
-        def prepend(example: Example, seed: tf.Tensor) -> Example:
+        def prepend(example: Example) -> Example:
+            seed = example.pop(_SEED)
             by_id = tf.strings.to_hash_bucket_fast(example["question_id"], 2**31 - 1)
             fixed = tf.stack([by_id, tf.zeros_like(by_id)])
             seed = tf.where(example["held_out"] > 0, fixed, seed)
@@ -74,9 +78,26 @@ def in_context_inputs(
                 "inputs_pretokenized": text + query,
             }
 
-        return prepend(dataset)
+        dataset = _with_seed(dataset)
+        if once_per_question:
+            dataset = dataset.scan((tf.constant(""), tf.zeros([2], tf.int64)), _seed_of_question)
+        return dataset.map(prepend, num_parallel_calls=tf.data.AUTOTUNE)
 
     return preprocess
+
+
+@seqio.map_over_dataset(num_seeds=1)
+def _with_seed(example: Example, seed: tf.Tensor) -> Example:
+    return {**example, _SEED: seed}
+
+
+def _seed_of_question(
+    before: tuple[tf.Tensor, tf.Tensor], example: Example
+) -> tuple[tuple[tf.Tensor, tf.Tensor], Example]:
+    """Returns an example with the seed of the example before it, where that one has the same question."""
+    question, seed = before
+    seed = tf.where(example["question_id"] == question, seed, example[_SEED])
+    return (example["question_id"], seed), {**example, _SEED: seed}
 
 
 def _render(

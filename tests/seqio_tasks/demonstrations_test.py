@@ -49,6 +49,28 @@ def test_own_question_never_shown_even_where_it_occurs_twice():
     assert len({e["inputs_pretokenized"] for e in examples}) > 5
 
 
+def test_neighbouring_samples_of_a_question_share_a_draw():
+    pool = [Question(f"q{n}", "b", text, "1", "r") for n, text in enumerate("ABCDEFGH")]
+    rows = [("a", "A")] * 3 + [("b", "B")] * 2 + [("a", "A")] * 3
+    columns = {
+        "question_id": [row[0] for row in rows],
+        "question": [row[1] for row in rows],
+        "held_out": [0] * len(rows),
+    }
+    made = seqio_tasks.in_context_inputs(
+        lambda: pool, FORM, seqio_tasks.vocabularies.arith(), once_per_question=True
+    )
+    with seqio.map_seed_manager(0):
+        inputs = [
+            example["inputs_pretokenized"]
+            for example in made(tf.data.Dataset.from_tensor_slices(columns)).as_numpy_iterator()
+        ]
+    assert inputs[0] == inputs[1] == inputs[2]
+    assert inputs[3] == inputs[4]
+    assert inputs[5] == inputs[6] == inputs[7]
+    assert len(set(inputs)) == 3
+
+
 def test_small_pool_raises():
     pool = [Question(f"q{n}", "b", text, "1", "r") for n, text in enumerate("ABCDA")]
     with pytest.raises(ValueError, match=r"at least 5 different questions .* got 4"):
