@@ -17,7 +17,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from cotdistill_jax import network
-from cotdistill_jax.checkpoints import conversion
+from cotdistill_jax.checkpoints import conversion, stored
 
 _INPUT = flags.DEFINE_string("input", None, "Folder to read.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to write.", required=True)
@@ -59,7 +59,7 @@ def compare_logits(folder: str, weights: conversion.Weights) -> float:
         lambda params: model.apply(
             {"params": params}, inputs, shifted, targets, enable_dropout=False
         )
-    )(weights.params)
+    )(stored.materialise(weights.params))
     reference = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32)
     with torch.no_grad():
         theirs = reference.eval()(
@@ -76,7 +76,7 @@ def check(weights: conversion.Weights, written: str) -> str:
     Raises:
         ValueError: a tensor differs, or the logits differ by more than 1e-4.
     """
-    again = conversion.load(written, _DTYPE.value)
+    again = conversion.open_weights(written, _DTYPE.value)
     differing = conversion.differences(weights.params, again.params)
     if differing:
         raise ValueError(f"convert_checkpoint: {len(differing)} tensors differ: {differing[:8]}")
@@ -96,7 +96,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
     logging.set_verbosity(logging.ERROR)  # Orbax tells its life
     try:
-        weights = conversion.load(_INPUT.value, _DTYPE.value)
+        weights = conversion.open_weights(_INPUT.value, _DTYPE.value)
         written = conversion.save(
             weights, _OUTPUT.value, _TO.value, _VOCABULARY.value, _EXTRA_IDS.value
         )

@@ -1,7 +1,8 @@
 """One checkpoint -> the same weights in another world's layout: ours, Hugging Face's or T5X's.
 
-Weights are streamed: a Hugging Face folder is mapped into memory, and every writer works tensor by tensor, so a
-conversion needs at most about one copy of the weights.
+Weights are streamed: a source is opened, not read (`stored.StoredArray`), and every writer takes one tensor at a time.
+So a conversion needs memory for a few tensors, whatever the model (tests/scripts/conversion_memory_test.py); the pages
+of a mapped safetensors file, which the system takes back when it needs them, are counted beside that.
 """
 
 import dataclasses
@@ -12,13 +13,19 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import orbax.checkpoint as ocp
 import sentencepiece
 from flax import traverse_util
 
 import cotdistill_jax
 from cotdistill_jax import network
-from cotdistill_jax.checkpoints import huggingface, model_files, t5x_legacy, train_state
+from cotdistill_jax.checkpoints import (
+    huggingface,
+    model_files,
+    orbax_layout,
+    stored,
+    t5x_legacy,
+    train_state,
+)
 from cotdistill_jax.teacher.shards import write_json_atomically
 
 OURS, HUGGING_FACE, T5X = "ours", "huggingface", "t5x"
@@ -35,7 +42,8 @@ class Weights:
     Attributes:
       layout: one of `LAYOUTS`, what it was read from.
       config: dimensions of the network.
-      params: nested dict of float32 arrays, one name per layer (those of a scanned run are unstacked).
+      params: nested dict of float32 arrays, NumPy's or `StoredArray`s, one name per layer (those of a scanned run are
+        unstacked).
       vocabulary_file: the SentencePiece model found beside it, or None.
       extra_ids: sentinel ids above the vocabulary's pieces.
       step: training step; 0 where the layout records none.
@@ -50,30 +58,27 @@ class Weights:
 
 
 def load(path: str, dtype: str = "float32") -> Weights:
-    """Returns the weights at a path, whose layout is told by the files there.
+    """Returns the weights at a path, read into memory; those of float32 safetensors are views of the mapped files.
+
+    Args, layouts and exceptions are those of `open_weights`.
+    """
+    weights = _open(path, dtype)
+    return _unstacked(dataclasses.replace(weights, params=stored.materialise(weights.params)))
+
+
+def open_weights(path: str, dtype: str = "float32") -> Weights:
+    """Returns the weights at a path, whose layout is told by the files there; its tensors are read when asked for.
 
     Args:
       path: a Hugging Face folder, one of our run folders or a `checkpoint_N` in it, or a T5X `checkpoint_N` (or a
-        folder of them: the newest whole one is taken); T5X's may be `gs://`.
+        folder of them: the newest whole one is taken); all but Hugging Face's may be `gs://`.
       dtype: activation type of the returned config, where the layout records none.
 
     Raises:
       FileNotFoundError: nothing of the kind is there.
       ValueError: it is damaged or not a T5; the message lists what differs.
     """
-    folder = pathlib.Path(path)
-    if (folder / "config.json").exists():
-        return _load_hugging_face(folder, dtype)
-    if any((at / model_files.MODEL_FILE).exists() for at in (folder, folder.absolute().parent)):
-        return _load_ours(folder)
-    name = path.rstrip("/").rsplit("/", 1)[-1]
-    at_step = name.startswith("checkpoint_") or folder.is_file()
-    path = path if at_step else t5x_legacy.latest(path)
-    params = t5x_legacy.read(path)
-    step = int(np.asarray(t5x_legacy.read(path, "state")["step"]))
-    config = t5x_legacy.infer_config(params, dtype)
-    _check_complete(params, config, path)
-    return Weights(T5X, config, params, None, _T5_EXTRA_IDS, step)
+    return _unstacked(_open(path, dtype))
 
 
 def save(
@@ -86,7 +91,7 @@ def save(
     """Writes weights in a layout and a manifest beside them; returns the path that `load` takes.
 
     Args:
-      weights: from `load`.
+      weights: from `open_weights` or `load`.
       folder: made where missing; ours and T5X's layout make a `checkpoint_N` in it.
       layout: one of `LAYOUTS`.
       vocabulary_file: SentencePiece model; default is the one that was beside the source.
@@ -119,38 +124,60 @@ def save(
         else:
             assert vocabulary is not None
             model_files.write_model_files(folder, weights.config, vocabulary, extra_ids)
-            _write_orbax(folder, weights.params, weights.step)
+            tree = {"target": weights.params, "state": {"step": np.int32(weights.step)}}
+            orbax_layout.write(folder, train_state.STEP_PREFIX, tree, weights.step)
     if not folder.startswith("gs://"):
         _write_manifest(pathlib.Path(folder), weights, layout)
     return written
 
 
 def differences(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[str]:
-    """Returns the names of the parameters that are not bit-equal in two trees, sorted."""
+    """Returns the names of the parameters that are not bit-equal in two trees, sorted; reads one at a time."""
     flat = [traverse_util.flatten_dict(dict(tree), sep="/") for tree in (left, right)]
-    names = sorted(flat[0].keys() | flat[1].keys())
-    return [
-        name
-        for name in names
-        if name not in flat[0]
-        or name not in flat[1]
-        or not np.array_equal(flat[0][name], flat[1][name])
-    ]
+    differing = flat[0].keys() ^ flat[1].keys()
+    for name in flat[0].keys() & flat[1].keys():
+        if not np.array_equal(np.asarray(flat[0][name]), np.asarray(flat[1][name])):
+            differing.add(name)
+    return sorted(differing)
 
 
-def _load_ours(folder: pathlib.Path) -> Weights:
-    model = model_files.load_model(folder)
-    config, params = model.config, model.params
-    if config.scan_layers:
-        config, params = (
-            dataclasses.replace(config, scan_layers=False),
-            network.unstack_layers(params),
-        )
-    return Weights(OURS, config, params, model.vocabulary_file, model.extra_ids, model.step)
+def _open(path: str, dtype: str) -> Weights:
+    local = pathlib.Path(path)
+    if not stored.is_remote(path) and (local / "config.json").exists():
+        return _open_hugging_face(local, dtype)
+    parent, _, name = path.rstrip("/").rpartition("/")
+    at_step = name.startswith(f"{train_state.STEP_PREFIX}_")
+    single_file = not stored.is_remote(path) and local.is_file()
+    at = path if at_step or single_file else t5x_legacy.latest(path)
+    params = stored.as_float32(t5x_legacy.open_tree(at))
+    step = t5x_legacy.step_of(at)
+    run = (parent or ".") if at_step else path
+    if single_file or not _has_model_file(run):
+        config = t5x_legacy.infer_config(params, dtype)
+        weights = Weights(T5X, config, params, None, _T5_EXTRA_IDS, step)
+    else:
+        config, vocabulary, extra_ids = model_files.read_model_files(run)
+        weights = Weights(OURS, config, params, vocabulary, extra_ids, step)
+    _check_complete(params, config, path)
+    return weights
 
 
-def _load_hugging_face(folder: pathlib.Path, dtype: str) -> Weights:
-    config, params = huggingface.read(folder, dtype)
+def _has_model_file(run: str) -> bool:
+    folder = stored.open_folder(run)
+    return stored.read_file(folder, model_files.MODEL_FILE) is not None
+
+
+def _unstacked(weights: Weights) -> Weights:
+    if not weights.config.scan_layers:
+        return weights
+    config = dataclasses.replace(weights.config, scan_layers=False)
+    return dataclasses.replace(
+        weights, config=config, params=network.unstack_layers(weights.params)
+    )
+
+
+def _open_hugging_face(folder: pathlib.Path, dtype: str) -> Weights:
+    config, params = huggingface.open_params(folder, dtype)
     vocabulary = folder / model_files.VOCABULARY_FILE
     tokenizer = folder / "tokenizer_config.json"
     extra_ids = _T5_EXTRA_IDS
@@ -189,15 +216,6 @@ def check_vocabulary(file: str | os.PathLike[str], extra_ids: int, vocab_size: i
             f"checkpoints: {file} has {pieces} pieces and {extra_ids} extra ids, but the model has {vocab_size} "
             "logits: it belongs to another vocabulary; name the right one with --vocabulary and --extra_ids"
         )
-
-
-def _write_orbax(folder: str, params: Mapping[str, Any], step: int) -> None:
-    options = ocp.CheckpointManagerOptions(
-        step_prefix=train_state.STEP_PREFIX, enable_async_checkpointing=False
-    )
-    tree = {"target": params, "state": {"step": np.int32(step)}}
-    with ocp.CheckpointManager(pathlib.Path(folder).absolute(), options=options) as manager:
-        manager.save(step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(tree)))
 
 
 def _write_manifest(folder: pathlib.Path, weights: Weights, layout: str) -> None:

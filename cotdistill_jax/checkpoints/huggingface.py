@@ -1,8 +1,8 @@
 """Hugging Face T5 folders <-> our parameter tree, exactly and without PyTorch.
 
-`read` maps the tensors of `model.safetensors` (single file, or shards with an index) into memory, so that float32
-weights are views of the files and cost no memory until they are used. An old `pytorch_model.bin` is read through
-PyTorch's restricted unpickler, where PyTorch is installed. `write` streams tensor by tensor and adds the config and
+`open_params` maps the tensors of `model.safetensors` (single file, or shards with an index) into memory, so that they
+cost none until they are used. An old `pytorch_model.bin` is read through
+PyTorch's restricted unpickler, where PyTorch is installed. `write` takes one tensor after the other and adds the config and
 tokenizer files, so that `AutoModelForSeq2SeqLM.from_pretrained(folder)` works.
 
 Both sides compute the same function of the same numbers: neither scales attention scores at run time, so the only
@@ -19,6 +19,7 @@ difference is that Hugging Face stores linear maps as [out, in] and ours are [in
 | `S.block.i.layer.j.DenseReluDense.{wi,wi_0,wi_1,wo}.weight` | `S/layers_i/mlp/*/kernel` | transposed |
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -26,8 +27,8 @@ import pickle
 import shutil
 import struct
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
@@ -35,6 +36,7 @@ from flax import traverse_util
 from sentencepiece import sentencepiece_model_pb2
 
 from cotdistill_jax import network
+from cotdistill_jax.checkpoints import stored
 from cotdistill_jax.teacher.shards import write_json_atomically
 
 _DTYPES = {
@@ -127,7 +129,18 @@ def tensor_shapes(config: network.T5Config) -> dict[str, tuple[int, ...]]:
 def read(
     folder: str | os.PathLike[str], dtype: str = "float32"
 ) -> tuple[network.T5Config, dict[str, Any]]:
-    """Returns the network's dimensions and its float32 parameters, a nested dict of numpy arrays.
+    """Returns the network's dimensions and its float32 parameters, a nested dict of NumPy arrays.
+
+    Those of float32 safetensors are views of the mapped files. Args and exceptions are those of `open_params`.
+    """
+    config, params = open_params(folder, dtype)
+    return config, stored.materialise(params)
+
+
+def open_params(
+    folder: str | os.PathLike[str], dtype: str = "float32"
+) -> tuple[network.T5Config, dict[str, Any]]:
+    """Returns the network's dimensions and its parameters, a nested dict of float32 `StoredArray`s.
 
     Whether the output layer is tied is told by the tensors, not by the config, because newer versions of
     `transformers` write `tie_word_embeddings: true` for every T5.
@@ -162,9 +175,8 @@ def read(
     _check(tensors, tensor_shapes(config), folder)
     params = {}
     for ours, (theirs, transposed) in tensor_names(config).items():
-        tensor = tensors[theirs].astype(np.float32, copy=False)
-        params[ours] = tensor.T if transposed else tensor
-    return config, traverse_util.unflatten_dict(params, sep="/")
+        params[ours] = tensors[theirs].T if transposed else tensors[theirs]
+    return config, stored.as_float32(traverse_util.unflatten_dict(params, sep="/"))
 
 
 def write(
@@ -201,8 +213,7 @@ def write(
     }
     _check(ours, wanted, "the parameter tree")
     folder.mkdir(parents=True, exist_ok=True)
-    sources = {theirs: (name, transposed) for name, (theirs, transposed) in names.items()}
-    _write_tensors(folder, shapes, ours, sources, max_shard_bytes)
+    _write_tensors(folder, shapes, ours, names, max_shard_bytes)
     write_json_atomically(folder / "config.json", describe(config))
     start = {"decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
     write_json_atomically(folder / "generation_config.json", start)
@@ -393,28 +404,34 @@ def _write_tensors(
     folder: pathlib.Path,
     shapes: Mapping[str, tuple[int, ...]],
     ours: Mapping[str, Any],
-    sources: Mapping[str, tuple[str, bool]],
+    names: Mapping[str, tuple[str, bool]],
     max_shard_bytes: int,
 ) -> None:
-    def tensor(name: str) -> np.ndarray:
-        source, transposed = sources[name]
-        array = np.asarray(ours[source], np.float32)
-        return np.ascontiguousarray(array.T if transposed else array)
-
     for stale in folder.glob("model*.safetensors*"):
         stale.unlink()
     shards = _split(shapes, max_shard_bytes)
+    files = [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
     if len(shards) == 1:
-        _write_safetensors(folder / "model.safetensors", shards[0], shapes, map(tensor, shards[0]))
-        return
-    placed: dict[str, str] = {}
-    for number, names in enumerate(shards, start=1):
-        file = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        _write_safetensors(folder / file, names, shapes, map(tensor, names))
-        placed |= dict.fromkeys(names, file)
-    total = 4 * sum(int(np.prod(shape)) for shape in shapes.values())
-    index = {"metadata": {"total_size": total}, "weight_map": placed}
-    write_json_atomically(folder / "model.safetensors.index.json", index)
+        files = ["model.safetensors"]
+    placed = {name: i for i, shard in enumerate(shards) for name in shard}
+    partial = [folder / f"{file}.part" for file in files]
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(path.open("wb")) for path in partial]
+        starts = [_write_header(opened[i], shard, shapes) for i, shard in enumerate(shards)]
+        # In the order of the source, whose neighbours may lie in one stored array.
+        for source, array in ours.items():
+            name, transposed = names[source]
+            at = placed[name]
+            opened[at].seek(starts[at][name])
+            tensor = np.asarray(array, "<f4")
+            opened[at].write(np.ascontiguousarray(tensor.T if transposed else tensor).data)
+    for path, file in zip(partial, files, strict=True):
+        path.replace(folder / file)
+    if len(shards) > 1:
+        total = 4 * sum(int(np.prod(shape)) for shape in shapes.values())
+        weight_map = {name: files[i] for name, i in placed.items()}
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        write_json_atomically(folder / "model.safetensors.index.json", index)
 
 
 def _split(shapes: Mapping[str, tuple[int, ...]], max_bytes: int) -> list[list[str]]:
@@ -431,13 +448,10 @@ def _split(shapes: Mapping[str, tuple[int, ...]], max_bytes: int) -> list[list[s
     return shards
 
 
-def _write_safetensors(
-    path: pathlib.Path,
-    names: Sequence[str],
-    shapes: Mapping[str, tuple[int, ...]],
-    tensors: Iterator[np.ndarray],
-) -> None:
-    """Writes float32 tensors one after the other; only one is in memory at a time."""
+def _write_header(
+    file: BinaryIO, names: Sequence[str], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, int]:
+    """Writes the header of a file of float32 tensors; returns where in the file each of them starts."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name in names:
@@ -446,12 +460,8 @@ def _write_safetensors(
         offset = end
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)
-    partial = path.with_suffix(".part")
-    with partial.open("wb") as file:
-        file.write(struct.pack("<Q", len(encoded)) + encoded)
-        for tensor in tensors:
-            file.write(tensor.astype("<f4", copy=False).data)
-    partial.replace(path)
+    file.write(struct.pack("<Q", len(encoded)) + encoded)
+    return {name: 8 + len(encoded) + header[name]["data_offsets"][0] for name in names}
 
 
 def _read_json(path: pathlib.Path, what: str) -> Any:

@@ -67,7 +67,8 @@ def locate_t5x(path: str, config: network.T5Config) -> str:
     """
     name = path.rstrip("/").rsplit("/", 1)[-1]
     found_at = path.rstrip("/") if name.startswith("checkpoint_") else t5x_legacy.latest(path)
-    found, expected = t5x_legacy.shapes(found_at), _shapes(train_state.abstract_params(config))
+    found = _shapes(t5x_legacy.open_tree(found_at))
+    expected = _shapes(train_state.abstract_params(config))
     faults = [
         f"{name} is {found.get(name, 'missing')}, expected {expected.get(name, 'no such tensor')}"
         for name in sorted(found.keys() | expected.keys())

@@ -12,6 +12,7 @@ so that `load_model(folder)` needs nothing else: no gin file, no data.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -21,11 +22,12 @@ from typing import Any
 import jax.numpy as jnp
 
 from cotdistill_jax import network
-from cotdistill_jax.checkpoints import train_state
+from cotdistill_jax.checkpoints import stored, train_state
 from cotdistill_jax.teacher.shards import file_sha256, write_json_atomically
 
 MODEL_FILE = "model.json"
 VOCABULARY_FILE = "spiece.model"
+_CACHE = "~/.cache/cotdistill_jax/files"
 SCHEMA_VERSION = 1
 
 
@@ -108,32 +110,51 @@ def read_model_files(
 ) -> tuple[network.T5Config, pathlib.Path, int]:
     """Returns the network's dimensions, the vocabulary file and the number of extra ids of a run folder.
 
+    Args:
+      model_dir: the run folder; local or `gs://`, from which the vocabulary is copied to the user's cache.
+
     Raises:
       FileNotFoundError: `model.json` or the vocabulary is missing.
       ValueError: the vocabulary has another sha256 than `model.json` says.
     """
-    folder = pathlib.Path(model_dir)
-    description = folder / MODEL_FILE
-    if not description.exists():
+    folder = os.fspath(model_dir)
+    description = stored.read_file(stored.open_folder(folder), MODEL_FILE)
+    if description is None:
         raise FileNotFoundError(
             f"checkpoints: {folder} has no {MODEL_FILE}, so its network and vocabulary are unknown; "
             "expected a folder written by `python -m cotdistill_jax.train` or scripts/convert_checkpoint.py"
         )
-    content = json.loads(description.read_text(encoding="utf-8"))
+    content = json.loads(description)
     vocabulary = content["vocabulary"]
-    vocabulary_file = folder / vocabulary["file"]
-    if not vocabulary_file.exists():
+    vocabulary_file = local_file(folder, vocabulary["file"])
+    if vocabulary_file is None:
         raise FileNotFoundError(
-            f"checkpoints: the vocabulary {vocabulary_file} is missing; copy the SentencePiece model with "
+            f"checkpoints: the vocabulary {folder}/{vocabulary['file']} is missing; copy the SentencePiece model with "
             f"sha256 {vocabulary['sha256'][:12]}... there"
         )
     found = file_sha256(vocabulary_file)
     if found != vocabulary["sha256"]:
         raise ValueError(
-            f"checkpoints: {vocabulary_file} is not the vocabulary of this run: sha256 {found[:12]}..., "
+            f"checkpoints: {folder}/{vocabulary['file']} is not the vocabulary of this run: sha256 {found[:12]}..., "
             f"expected {vocabulary['sha256'][:12]}..."
         )
     return _from_json(content["network"]), vocabulary_file, vocabulary["extra_ids"]
+
+
+def local_file(folder: str, name: str) -> pathlib.Path | None:
+    """Returns the path of a file of a folder, or None; from `gs://` it is copied to `~/.cache/cotdistill_jax`."""
+    if not stored.is_remote(folder):
+        path = pathlib.Path(folder) / name
+        return path if path.is_file() else None
+    content = stored.read_file(stored.open_folder(folder), name)
+    if content is None:
+        return None
+    copy = pathlib.Path(_CACHE).expanduser() / hashlib.sha256(content).hexdigest() / name
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    partial = copy.with_suffix(f".{os.getpid()}")
+    partial.write_bytes(content)
+    partial.replace(copy)
+    return copy
 
 
 def _to_json(config: network.T5Config) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""Public T5X checkpoints -> nested dicts of numpy arrays, without T5X; and back, in T5X's legacy layout.
+"""T5X checkpoints -> trees of arrays, without T5X; and back, in T5X's legacy layout.
 
     checkpoint_N/checkpoint                         msgpack index (legacy), or the whole tree with inline arrays
     checkpoint_N/target.encoder.encoder_norm.scale/ one zarr array per large tensor (legacy)
-    checkpoint_N/state/                             Orbax layout, what newer T5X and our runner write
+    checkpoint_N/state/                             Orbax layout, what newer T5X and our runner write (orbax_layout.py)
 
 The index is `{"version", "optimizer": {"target": parameters, "state": {"step", "param_states"}}}`, its leaves inline
 arrays or TensorStore specs. Checkpoints written at Google name the file system `gfile` and sometimes absolute paths:
@@ -16,62 +16,70 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import msgpack
 import numpy as np
-import orbax.checkpoint as ocp
 import tensorstore as ts
 from flax import serialization, traverse_util
 
 from cotdistill_jax import network
+from cotdistill_jax.checkpoints import orbax_layout, stored
 
 INDEX_FILE = "checkpoint"
 _PREFIX = "checkpoint_"
+_BEGUN, _COMMITTED = "_CHECKPOINT_METADATA", "commit_success.txt"
 
 
-def read(path: str, subtree: str = "target") -> dict[str, Any]:
-    """Returns one subtree of a T5X checkpoint as a nested dict of numpy arrays.
+def open_leaves(path: str, prefix: str) -> dict[str, Any]:
+    """Returns the arrays below a name of a T5X checkpoint's tree, by their names in it; nothing is read yet.
 
     Args:
       path: a `checkpoint_N` folder in either layout, or a single-file legacy checkpoint; local or `gs://`.
-      subtree: "target" for the parameters, "state" for the step and the optimizer's state.
+      prefix: "target" for the parameters, "state" for the step and the optimizer's state, or a part of them, such as
+        "state/step".
+
+    Returns:
+      `stored.StoredArray`s; arrays that lie inline in the index are NumPy's.
 
     Raises:
       FileNotFoundError: there is no checkpoint at `path`, or arrays that its index names are missing (listed).
-      ValueError: the index or an array is truncated, or there is no such subtree.
+      ValueError: the index is truncated, or nothing has that name.
     """
-    store = _open(path)
-    index = _read_index(store, path)
+    folder = stored.open_folder(path)
+    index = _read_index(folder, path)
     if index is None:
-        return _read_orbax(path, subtree)
-    flat = _leaves(index, subtree, path)
-    _check_arrays_exist(store, flat, path)
-    arrays = {name: _read_leaf(store, leaf, path) for name, leaf in flat.items()}
-    return traverse_util.unflatten_dict(arrays, sep="/")
-
-
-def shapes(path: str, subtree: str = "target") -> dict[str, tuple[int, ...]]:
-    """Returns the names and shapes of the arrays that `read` would return, without reading them.
-
-    Args:
-      path: as for `read`.
-      subtree: as for `read`.
-
-    Example: `shapes("flan_t5_small/checkpoint_1198000")["encoder/encoder_norm/scale"]` is `(512,)`.
-
-    Raises:
-      FileNotFoundError: there is no checkpoint at `path`.
-      ValueError: the index is truncated, or there is no such subtree.
-    """
-    index = _read_index(_open(path), path)
-    if index is None:
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            leaves = traverse_util.flatten_dict(
-                _orbax_metadata(checkpointer, path, subtree), sep="/"
+        found = orbax_layout.open_leaves(folder, path, prefix)
+        if found is None:
+            raise FileNotFoundError(
+                f"checkpoints: {path} holds neither {INDEX_FILE!r} (legacy) nor 'state' (Orbax); "
+                "name a checkpoint_N folder"
             )
-    else:
-        leaves = _leaves(index, subtree, path)
-    return {name: _shape(leaf) for name, leaf in leaves.items()}
+        return found
+    leaves = _leaves(index, prefix, path)
+    specs = {
+        name: {"driver": "zarr", "kvstore": (folder / _array_folder(leaf)).spec().to_json()}
+        for name, leaf in leaves.items()
+        if _is_array_spec(leaf)
+    }
+    arrays = stored.open_arrays(specs, path)
+    return {name: arrays[name] if name in arrays else np.asarray(leaves[name]) for name in leaves}
+
+
+def open_tree(path: str, subtree: str = "target") -> dict[str, Any]:
+    """Returns a subtree, "target" or "state", as a nested dict of what `open_leaves` returns, with its exceptions."""
+    leaves = open_leaves(path, subtree)
+    tree: dict[str, Any] = traverse_util.unflatten_dict(leaves, sep="/")
+    return dict(tree[subtree])
+
+
+def read(path: str, subtree: str = "target") -> dict[str, Any]:
+    """Returns a subtree as a nested dict of NumPy arrays, with the exceptions of `open_leaves`."""
+    return stored.materialise(open_tree(path, subtree))
+
+
+def step_of(path: str) -> int:
+    """Returns the training step that a checkpoint records, with the exceptions of `open_leaves`."""
+    (step,) = open_leaves(path, "state/step").values()
+    return int(np.asarray(step))
 
 
 def write(path: str, params: Mapping[str, Any], step: int = 0) -> None:
@@ -85,7 +93,7 @@ def write(path: str, params: Mapping[str, Any], step: int = 0) -> None:
       params: nested dict of float arrays, stored as float32.
       step: training step to record.
     """
-    store = _open(path)
+    store = stored.open_folder(path)
     index: dict[str, Any] = {}
     for name, value in traverse_util.flatten_dict(dict(params), sep="/").items():
         array = np.asarray(value, np.float32)
@@ -122,15 +130,17 @@ def latest(folder: str) -> str:
     Raises:
       FileNotFoundError: there is no whole checkpoint.
     """
-    store = _open(folder)
+    store = stored.open_folder(folder)
     found: dict[int, set[str]] = {}
     for key in store.list().result():
         step_folder, _, inside = key.decode().partition("/")
         step = step_folder.removeprefix(_PREFIX)
         if step_folder.startswith(_PREFIX) and step.isdigit():
             found.setdefault(int(step), set()).add(inside)
+    # Orbax renames what is whole; in a bucket nothing can be renamed, so that a file says that it is.
+    whole = {INDEX_FILE, _COMMITTED if stored.is_remote(folder) else _BEGUN}
     for number in sorted(found, reverse=True):
-        if found[number] & {INDEX_FILE, "_CHECKPOINT_METADATA"}:
+        if found[number] & whole:
             return f"{folder.rstrip('/')}/{_PREFIX}{number}"
     raise FileNotFoundError(
         f"checkpoints: {folder} holds no whole checkpoint_N; half-written steps: {sorted(found)}"
@@ -179,50 +189,31 @@ def infer_config(params: Mapping[str, Any], dtype: str = "float32") -> network.T
     )
 
 
-def _open(path: str) -> ts.KvStore:
-    """Returns the key-value store of all files below a local or `gs://` folder."""
-    if path.startswith("gs://"):
-        return ts.KvStore.open(path.rstrip("/") + "/").result()
-    local = pathlib.Path(path).absolute()
-    if not local.is_file():
-        return ts.KvStore.open({"driver": "file", "path": f"{local}/"}).result()
-    return ts.KvStore.open({"driver": "file", "path": str(local)}).result()
-
-
-def _read_index(store: ts.KvStore, path: str) -> dict[str, Any] | None:
-    """Returns the unpacked index, or None where the folder is in the Orbax layout."""
-    single = not path.startswith("gs://") and pathlib.Path(path).is_file()
-    packed = store.read("" if single else INDEX_FILE).result()
-    if packed.state != "value":
-        if store.read("_CHECKPOINT_METADATA").result().state == "value":
-            return None
-        raise FileNotFoundError(
-            f"checkpoints: {path} holds neither {INDEX_FILE!r} (legacy) nor '_CHECKPOINT_METADATA' (Orbax); "
-            "name a checkpoint_N folder"
-        )
+def _read_index(folder: ts.KvStore, path: str) -> dict[str, Any] | None:
+    """Returns the unpacked index, or None where the folder has none."""
+    single = not stored.is_remote(path) and pathlib.Path(path).is_file()
+    packed = stored.read_file(folder, "" if single else INDEX_FILE)
+    if packed is None:
+        return None
     try:
-        index: dict[str, Any] = serialization.msgpack_restore(packed.value)
+        index: dict[str, Any] = serialization.msgpack_restore(packed)
     except (msgpack.exceptions.UnpackException, ValueError) as error:
         raise ValueError(
-            f"checkpoints: the index of {path} is truncated or not msgpack ({len(packed.value)} bytes): {error}"
+            f"checkpoints: the index of {path} is truncated or not msgpack ({len(packed)} bytes): {error}"
         ) from error
     return index
 
 
-def _leaves(index: Mapping[str, Any], subtree: str, path: str) -> dict[str, Any]:
-    """Returns the arrays and array specs of a subtree of a legacy index, by name."""
+def _leaves(index: Mapping[str, Any], prefix: str, path: str) -> dict[str, Any]:
+    """Returns the arrays and array specs below a name of a legacy index, by name."""
     tree = index.get("optimizer", index)
-    if not tree.get(subtree):
+    flat = traverse_util.flatten_dict(tree, sep="/", is_leaf=lambda _, node: _is_array_spec(node))
+    found = {name: leaf for name, leaf in flat.items() if f"{name}/".startswith(f"{prefix}/")}
+    if not found:
         raise ValueError(
-            f"checkpoints: {path} has no {subtree!r} in its index; it has {sorted(tree)}"
+            f"checkpoints: {path} has no {prefix!r} in its index; it has {sorted(tree)}"
         )
-    return traverse_util.flatten_dict(
-        tree[subtree], sep="/", is_leaf=lambda _, node: _is_array_spec(node)
-    )
-
-
-def _shape(leaf: Any) -> tuple[int, ...]:
-    return tuple(leaf["metadata"]["shape"] if _is_array_spec(leaf) else np.shape(leaf))
+    return found
 
 
 def _is_array_spec(node: Any) -> bool:
@@ -232,65 +223,3 @@ def _is_array_spec(node: Any) -> bool:
 def _array_folder(spec: Mapping[str, Any]) -> str:
     path: str = spec["kvstore"].get("path") or spec["path"]
     return path.rstrip("/").rsplit("/", 1)[-1] + "/"
-
-
-def _check_arrays_exist(store: ts.KvStore, flat: Mapping[str, Any], path: str) -> None:
-    """Raises for arrays without data: TensorStore would read their missing chunks as zeros."""
-    wanted = {_array_folder(leaf): name for name, leaf in flat.items() if _is_array_spec(leaf)}
-    if not wanted:
-        return
-    counts = dict.fromkeys(wanted, 0)
-    for key in store.list().result():
-        folder, _, file = key.decode().partition("/")
-        if folder + "/" in counts and file:
-            counts[folder + "/"] += 1
-    lost = sorted(wanted[folder] for folder, count in counts.items() if count < 2)
-    if lost:
-        raise FileNotFoundError(
-            f"checkpoints: {path} is incomplete: {len(lost)} of {len(wanted)} arrays have no data: "
-            f"{', '.join(lost[:8])}; copy the folder again"
-        )
-
-
-def _read_leaf(store: ts.KvStore, leaf: Any, path: str) -> np.ndarray:
-    if not _is_array_spec(leaf):
-        return np.asarray(leaf)
-    folder = _array_folder(leaf)
-    spec = {"driver": "zarr", "kvstore": (store / folder).spec().to_json()}
-    try:
-        array: np.ndarray = ts.open(spec, read=True, open=True).result().read().result()
-    except ValueError as error:
-        raise ValueError(
-            f"checkpoints: array {folder[:-1]} of {path} is damaged: {error}; copy it again"
-        ) from error
-    return array
-
-
-def _orbax_folder(path: str) -> str:
-    state = path.rstrip("/") + "/state"
-    return state if path.startswith("gs://") else str(pathlib.Path(state).absolute())
-
-
-def _orbax_metadata(
-    checkpointer: ocp.PyTreeCheckpointer, path: str, subtree: str
-) -> dict[str, Any]:
-    """Returns one subtree of `ShapeDtypeStruct`s."""
-    tree = checkpointer.metadata(_orbax_folder(path)).item_metadata.tree
-    if subtree not in tree:
-        raise ValueError(f"checkpoints: {path} has no {subtree!r}; it has {sorted(tree)}")
-    found: dict[str, Any] = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree[subtree]
-    )
-    return found
-
-
-def _read_orbax(path: str, subtree: str) -> dict[str, Any]:
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        item = {subtree: _orbax_metadata(checkpointer, path, subtree)}
-        arguments = ocp.args.PyTreeRestore(
-            item=item,
-            restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item),
-            partial_restore=True,
-        )
-        restored: dict[str, Any] = checkpointer.restore(_orbax_folder(path), arguments)[subtree]
-        return restored

@@ -18,16 +18,16 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from flax import serialization, traverse_util
 from orbax.checkpoint import checkpoint_managers as preservation
 
 from cotdistill_jax import network
+from cotdistill_jax.checkpoints import orbax_layout, stored
 
 STEP_PREFIX = "checkpoint"
-_STATE, _DATASET, _NOTES = "state", "dataset", "notes"
+_STATE, _DATASET, _NOTES = orbax_layout.STATE, "dataset", "notes"
 _POSITION_FILE = "train_ds-000-of-001"
 
 Tree = dict[str, Any]
@@ -269,21 +269,16 @@ def read_params(
     """Returns the float32 parameters of one step as a nested dict of numpy arrays; optimizer state stays on disk.
 
     Raises:
-      ValueError: the parameters are not those of a network of this `config`; the message lists what differs.
+      FileNotFoundError: there is no such step.
+      ValueError: the parameters are not those of a network of this `config`, or damaged; the message lists what differs.
     """
-    path = epath.Path(model_dir).absolute() / f"{STEP_PREFIX}_{step}" / _STATE
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        found = {"target": checkpointer.metadata(path).item_metadata.tree["target"]}
-        expected = {"target": abstract_params(config)}
-        _check_same_arrays(found, expected, str(path))
-        arguments = ocp.args.PyTreeRestore(
-            item=expected,
-            restore_args=jax.tree.map(
-                lambda _: ocp.RestoreArgs(restore_type=np.ndarray, dtype=jnp.float32), expected
-            ),
-            partial_restore=True,
-        )
-        return checkpointer.restore(path, arguments)["target"]
+    path = f"{model_dir}/{STEP_PREFIX}_{step}"
+    found = orbax_layout.open_leaves(stored.open_folder(path), path, "target")
+    if found is None:
+        raise FileNotFoundError(f"checkpoints: no {path}/{_STATE}; expected a checkpoint of a run")
+    tree = traverse_util.unflatten_dict(found, sep="/")
+    _check_same_arrays(tree, {"target": abstract_params(config)}, path)
+    return stored.materialise(stored.as_float32(tree["target"]))
 
 
 def abstract_params(config: network.T5Config) -> Tree:

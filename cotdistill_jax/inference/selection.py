@@ -9,7 +9,7 @@ from typing import Any
 
 from etils import epath
 
-from cotdistill_jax import checkpoints, network
+from cotdistill_jax import checkpoints
 from cotdistill_jax.checkpoints import conversion, model_files
 
 _HUGGINGFACE_CONFIG = "config.json"
@@ -41,7 +41,7 @@ def select(checkpoint: str, steps: str | None = None) -> list[Selected]:
 
     Args:
         checkpoint: a run folder (ours or T5X's), a `checkpoint_N` folder in it, a Hugging Face folder (or the weights file
-            in it), a single-file T5X checkpoint, or a glob of such; or one T5X checkpoint as `gs://bucket/.../checkpoint_N`.
+            in it), a single-file T5X checkpoint, or a glob of such; or one of ours or T5X's as `gs://bucket/.../checkpoint_N`.
         steps: for run folders: `all`, `latest` or a list such as `100,200`. None means `latest`.
 
     With one folder and no steps the results go to the output folder itself. Otherwise each checkpoint gets
@@ -86,9 +86,6 @@ def load(
     """
     weights = conversion.load(str(selected.path))
     config, params = weights.config, weights.params
-    if config.scan_layers:
-        config = dataclasses.replace(config, scan_layers=False)
-        params = network.unstack_layers(params)
     vocabulary = pathlib.Path(
         vocabulary_file or weights.vocabulary_file or _vocabulary_beside(selected.path)
     )
@@ -100,10 +97,11 @@ def load(
     )
 
 
-def _vocabulary_beside(path: pathlib.Path) -> pathlib.Path:
+def _vocabulary_beside(path: Any) -> pathlib.Path:
     for folder in (path, path.parent):
-        if (folder / model_files.VOCABULARY_FILE).exists():
-            return folder / model_files.VOCABULARY_FILE
+        found = model_files.local_file(str(folder), model_files.VOCABULARY_FILE)
+        if found is not None:
+            return found
     raise FileNotFoundError(
         f"inference: the checkpoint {path} has no {model_files.VOCABULARY_FILE}; pass --vocab=FILE (T5's is "
         "t5/spiece.model of the benchmark folder), or copy the SentencePiece model there"

@@ -2,14 +2,7 @@
 
 import ast
 import functools
-import http.server
-import json
-import os
 import pathlib
-import subprocess
-import sys
-import threading
-import urllib.parse
 
 import flax.serialization
 import flax.traverse_util
@@ -96,22 +89,76 @@ def test_single_file_with_inline_arrays(tmp_path, params):
     _assert_equal_trees(t5x_legacy.read(str(path)), params)
 
 
-def _write_orbax(folder: pathlib.Path, params: dict, step: int) -> None:
+ORBAX_LAYOUTS: dict[str, dict] = {
+    "ocdbt": {},
+    "plain": {"use_ocdbt": False},
+    "zarr3": {"use_zarr3": True},
+    "plain_zarr3": {"use_ocdbt": False, "use_zarr3": True},
+}
+
+
+def _write_orbax(folder: pathlib.Path, params: dict, step: int, **options) -> None:
     state = {"target": params, "state": {"step": np.int32(step), "param_states": {"m": params}}}
-    options = ocp.CheckpointManagerOptions(step_prefix="checkpoint")
-    with ocp.CheckpointManager(folder, options=options) as manager:
+    handlers = {"state": ocp.PyTreeCheckpointHandler(**options)}
+    with ocp.CheckpointManager(
+        folder,
+        options=ocp.CheckpointManagerOptions(step_prefix="checkpoint"),
+        item_handlers=handlers,
+    ) as manager:
         manager.save(step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(state)))
 
 
-def test_orbax_layout(tmp_path, params):
-    _write_orbax(tmp_path, params, 3)
+@pytest.mark.parametrize("layout", ORBAX_LAYOUTS)
+def test_orbax_layouts(tmp_path, params, layout):
+    _write_orbax(tmp_path, params, 3, **ORBAX_LAYOUTS[layout])
     path = str(tmp_path / "checkpoint_3")
     _assert_equal_trees(t5x_legacy.read(path), params)
-    state = t5x_legacy.read(path, "state")
-    assert state["step"] == 3
-    _assert_equal_trees(state["param_states"]["m"], params)
+    assert t5x_legacy.step_of(path) == 3
+    _assert_equal_trees(t5x_legacy.read(path, "state")["param_states"]["m"], params)
     with pytest.raises(ValueError, match=r"no 'optimizer'; it has \['state', 'target'\]"):
         t5x_legacy.read(path, "optimizer")
+
+
+def test_orbax_layout_of_before_it_had_a_description(tmp_path, params):
+    _write_orbax(tmp_path, params, 3, use_ocdbt=False)
+    state = tmp_path / "checkpoint_3" / "state"
+    names = flax.traverse_util.flatten_dict({"target": params}, sep="/")
+    leaves = {name: "PLACEHOLDER://" + name.replace("/", ".") for name in names}
+    inline = np.arange(8, dtype=np.float32)
+    leaves |= {"target/encoder/encoder_norm/scale": inline, "state/step": np.int32(3)}
+    tree = flax.traverse_util.unflatten_dict(leaves, sep="/")
+    (state / "checkpoint").write_bytes(flax.serialization.msgpack_serialize(tree))
+    (state / "_METADATA").unlink()
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        expected = checkpointer.restore(state)
+    np.testing.assert_array_equal(expected["target"]["encoder"]["encoder_norm"]["scale"], inline)
+    _assert_equal_trees(t5x_legacy.read(str(state.parent)), expected["target"])
+    assert t5x_legacy.step_of(str(state.parent)) == 3
+
+
+def test_damage_of_the_orbax_layout_is_named(tmp_path, params):
+    for layout, options in ORBAX_LAYOUTS.items():
+        _write_orbax(tmp_path / layout, params, 3, **options)
+    whole = tmp_path / "ocdbt" / "checkpoint_3" / "state"
+    (tmp_path / "plain/checkpoint_3/state/target.encoder.encoder_norm.scale/0").unlink()
+    with pytest.raises(FileNotFoundError, match=r"1 of 38 arrays lack data: target/encoder/enc"):
+        t5x_legacy.read(str(tmp_path / "plain" / "checkpoint_3"))
+    chunk = tmp_path / "plain_zarr3/checkpoint_3/state/target.token_embedder.embedding/c/0/0"
+    chunk.write_bytes(chunk.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"array target/token_embedder/embedding .* is damaged"):
+        t5x_legacy.read(str(tmp_path / "plain_zarr3" / "checkpoint_3"))
+    (lost,) = (tmp_path / "zarr3" / "checkpoint_3" / "state" / "d").iterdir()
+    lost.unlink()
+    with pytest.raises(ValueError, match="is damaged"):
+        t5x_legacy.read(str(tmp_path / "zarr3" / "checkpoint_3"))
+    (cut,) = (whole / "d").iterdir()
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    with pytest.raises(ValueError, match="is damaged"):
+        t5x_legacy.read(str(whole.parent))
+    description = whole / "_METADATA"
+    description.write_bytes(description.read_bytes()[:-10])
+    with pytest.raises(ValueError, match=r"state/_METADATA is truncated or damaged"):
+        t5x_legacy.read(str(whole.parent))
 
 
 def test_latest_passes_over_half_written_steps(tmp_path, params):
@@ -132,7 +179,7 @@ def test_missing_arrays_are_listed(tmp_path, params):
     t5x_legacy.write(str(path), params)
     (path / "target.encoder.encoder_norm.scale" / "0").unlink()
     with pytest.raises(
-        FileNotFoundError, match="1 of 38 arrays have no data: encoder/encoder_norm"
+        FileNotFoundError, match="1 of 38 arrays lack data: target/encoder/encoder_norm/scale"
     ):
         t5x_legacy.read(str(path))
 
@@ -142,7 +189,7 @@ def test_damaged_array_is_named(tmp_path, params):
     t5x_legacy.write(str(path), params)
     chunk = path / "target.token_embedder.embedding" / "0.0"
     chunk.write_bytes(chunk.read_bytes()[:-20])
-    with pytest.raises(ValueError, match=r"array target\.token_embedder\.embedding .* is damaged"):
+    with pytest.raises(ValueError, match=r"array target/token_embedder/embedding .* is damaged"):
         t5x_legacy.read(str(path))
 
 
@@ -204,62 +251,32 @@ def test_t5x_reads_what_we_write(t5x_checkpoints, tmp_path, params):
     assert theirs["state"]["step"] == 7
 
 
-class _Bucket(http.server.BaseHTTPRequestHandler):
-    """As much of Google Cloud Storage's JSON interface as reading needs, for the files below `folder`."""
+_SUMS = """
+import sys
+from flax import traverse_util
+from cotdistill_jax.checkpoints import t5x_legacy
 
-    folder: pathlib.Path
-
-    def do_GET(self):
-        address = urllib.parse.urlsplit(self.path)
-        name = urllib.parse.unquote(address.path.rpartition("/o")[2].removeprefix("/"))
-        query = urllib.parse.parse_qs(address.query)
-        if name:
-            file = self.folder / name
-            found = file.is_file()
-            content = file.read_bytes() if found else b""
-        else:
-            found = True
-            prefix = query.get("prefix", [""])[0]
-            names = (str(f.relative_to(self.folder)) for f in self.folder.rglob("*") if f.is_file())
-            items = [{"name": n} for n in sorted(names) if n.startswith(prefix)]
-            content = json.dumps({"items": items}).encode()
-        self.send_response(200 if found else 404)
-        self.send_header("Content-Length", str(len(content)))
-        self.send_header("x-goog-generation", "1")
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_):
-        pass
+def show(run):
+    at = t5x_legacy.latest(run)
+    flat = traverse_util.flatten_dict(t5x_legacy.read(at), sep="/")
+    print(at, t5x_legacy.step_of(at))
+    print({name: float(abs(leaf).sum()) for name, leaf in flat.items()})
+"""
 
 
-def test_google_cloud_storage_is_read_like_a_folder(tmp_path, params):
+def test_google_cloud_storage_is_read_like_a_folder(tmp_path, params, in_bucket):
     for step in (10, 20):
-        t5x_legacy.write(str(tmp_path / "models" / f"checkpoint_{step}"), params, step)
-    _Bucket.folder = tmp_path
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Bucket)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    script = (
-        "import hashlib; from flax import traverse_util; from cotdistill_jax.checkpoints import t5x_legacy\n"
-        "at = t5x_legacy.latest('gs://bucket/models'); print(at)\n"
-        "flat = traverse_util.flatten_dict(t5x_legacy.read(at), sep='/')\n"
-        "print({name: float(abs(leaf).sum()) for name, leaf in flat.items()})\n"
-    )
-    found = subprocess.run(
-        [sys.executable, "-c", script],
-        env={
-            **os.environ,
-            "TENSORSTORE_GCS_HTTP_URL": f"http://127.0.0.1:{server.server_port}",
-            "GCE_METADATA_ROOT": f"127.0.0.1:{server.server_port}",
-        },
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    server.shutdown()
-    assert found.returncode == 0, found.stderr[-2000:]
-    path, sums = found.stdout.splitlines()
-    assert path == "gs://bucket/models/checkpoint_20"
+        t5x_legacy.write(str(tmp_path / "legacy" / f"checkpoint_{step}"), params, step)
+    for layout, options in ORBAX_LAYOUTS.items():
+        _write_orbax(tmp_path / layout, params, 30, **options)
+    # In a bucket a step is written under its name, and whole when a file says so.
+    _write_orbax(tmp_path / "ocdbt", params, 40)
+    (tmp_path / "ocdbt" / "checkpoint_40" / "commit_success.txt").unlink()
+    layouts = ["legacy", *ORBAX_LAYOUTS]
+    lines = in_bucket(f"{_SUMS}\nfor name in {layouts}: show(f'gs://bucket/{{name}}')")
     flat = flax.traverse_util.flatten_dict(params, sep="/")
-    assert ast.literal_eval(sums) == {name: float(abs(leaf).sum()) for name, leaf in flat.items()}
+    sums = {name: float(abs(leaf).sum()) for name, leaf in flat.items()}
+    for layout, at, found in zip(layouts, lines[::2], lines[1::2], strict=True):
+        step = 20 if layout == "legacy" else 30
+        assert at == f"gs://bucket/{layout}/checkpoint_{step} {step}"
+        assert ast.literal_eval(found) == sums
