@@ -20,6 +20,9 @@ _CORPUS = flags.DEFINE_enum(
 _TFDS_DATA_DIR = flags.DEFINE_string(
     "tfds_data_dir", None, "Where datasets lie; COTDISTILL_TFDS_DIR or TFDS's default if not given."
 )
+_SEVERAL_DERIVATIONS = flags.DEFINE_bool(
+    "several_derivations", False, "arith: whether the teacher reaches an answer in several ways."
+)
 _ALIGNED_DIR = flags.DEFINE_string(
     "aligned_dir", None, "gsm8k_teacher: what scripts/align_teacher.py wrote."
 )
@@ -56,7 +59,7 @@ def _builders(data_dir: str | None) -> list["tfds.core.DatasetBuilder"]:  # noqa
     if _CORPUS.value == "arith":
         from cotdistill_jax.corpus import arith
 
-        return [arith.Arith(data_dir=data_dir)]
+        return [arith.Arith(data_dir=data_dir, several_derivations=_SEVERAL_DERIVATIONS.value)]
     if _CORPUS.value == "gsm8k_gold":
         from cotdistill_jax.corpus import gsm8k_gold
 

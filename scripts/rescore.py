@@ -3,9 +3,10 @@
     python scripts/rescore.py --predictions=runs/tiny/evaluation/predictions/gsm8k.zero_shot_cot.jsonl
     python scripts/rescore.py --predictions=A.jsonl --versus=B.jsonl      # paired, on the same questions
     python scripts/rescore.py --predictions=gsm8k_dev.txt --transcript_of=gsm8k      # an output file of the paper's code
+    python scripts/rescore.py --predictions=A.jsonl --write_transcript=A.txt         # such a file, for the paper's own grader
 
 Prints the accuracy by every rule side by side and, per rule, the texts that it judges otherwise than the headline
-rule. A file of drawn samples is voted on. No file is changed.
+rule. A file of drawn samples is voted on. No prediction file is changed.
 """
 
 import argparse
@@ -27,6 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows += _results(flags.versus, others)
     print(inference.table(rows))
     print(f"\ngrades that changed since they were saved: {changed}")
+    if flags.write_transcript:
+        seed_transcripts.write(flags.write_transcript, graded)
+        print(f"written as a transcript: {len(graded)} texts, {flags.write_transcript}")
     _print_disagreements(graded, flags.show)
     if flags.versus:
         _print_comparisons(graded, others)
@@ -40,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--predictions", required=True, help="prediction file of an evaluation")
     add("--versus", help="second file for the same questions: McNemar's exact test, by every rule")
     add("--transcript_of", help="benchmark of files that the paper's code wrote (Q:, A_model:, A:)")
+    add("--write_transcript", help="file to write the texts to as the paper's code did")
     add("--show", type=int, default=10, help="disagreements printed per rule; all are counted")
     return parser
 

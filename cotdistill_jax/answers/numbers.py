@@ -7,6 +7,7 @@ from `1e401`, and `1/3` is neither `0.3333` nor equal to it. What is read:
 | written | read as |
 |---|---|
 | `1,025` `1 025` (no-break or thin space) | 1025; `1,25` is two numbers |
+| `1.000.000` | 1000000, as it can be nothing else; `1.000` is 1 |
 | `-5` `−5` `-$5` `$-5` `-(1/3)` | negative; in `10-5` the hyphen subtracts, in `- 5` it is a dash |
 | `.5` `5.` `007` `٣` `１２` | 0.5, 5, 7, 3, 12 |
 | `1/2` `½` `2 1/2` `2½` `2 and 1/2` | 0.5 and 2.5; `10/2/5` and `5/0` are separate numbers |
@@ -31,12 +32,14 @@ _NUMBER = re.compile(
         (?P<ratio>{_UNSIGNED}(?::{_UNSIGNED})++)
       | (?:(?P<whole>{_UNSIGNED})\ (?:and\ )?)?
         (?<!/)(?P<numerator>{_UNSIGNED})/(?P<denominator>{_UNSIGNED})(?![./]?[0-9])
+      | (?P<dotted>[0-9]{{1,3}}(?:\.[0-9]{{3}}){{2,}})(?!\.?[0-9])
       | (?P<coefficient>{_UNSIGNED}(?:\.[0-9]++)?|(?<![\w.])\.[0-9]++)
         (?:(?:[eE]|\ ?[x×*·]\ ?10\^)(?P<exponent>[+-]?[0-9]{{1,9}})(?!\w))?
     )
     """,
     re.VERBOSE,
 )
+_MIXED = re.compile(r"(?<=\d)(?=[¼-¾⅐-⅟↉])")
 _UNIT_POWER = re.compile(r"(?<![A-Za-z])(mm|cm|dm|m|km|in|ft|yd|mi)\^?[23](?!\w)")
 _SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹"
 _SUPERSCRIPT_RUN = re.compile(rf"(?P<times_ten>[x×*·]\ ?10)?(?P<run>⁻?[{_SUPERSCRIPTS}]++)")
@@ -68,6 +71,7 @@ def _plain(text: str) -> str:
     """Returns the text with ASCII digits, signs and fractions, and without powers of units."""
     if not text.isascii():
         text = _SUPERSCRIPT_RUN.sub(_power_of_ten, text.translate(_PUNCTUATION))
+        text = _MIXED.sub(" ", text)
         text = "".join(char if char.isascii() else _ascii(char) for char in text)
     return _UNIT_POWER.sub(r"\1", text)
 
@@ -80,11 +84,11 @@ def _power_of_ten(match: re.Match[str]) -> str:
 
 
 def _ascii(char: str) -> str:
-    """Returns a decimal digit of any script as ASCII, `½` as ` 1/2`, and other characters unchanged."""
+    """Returns a decimal digit of any script as ASCII, `½` as `1/2`, and other characters unchanged."""
     if char.isdecimal():
         return str(unicodedata.decimal(char))
     if unicodedata.decomposition(char).startswith("<fraction>"):
-        return " " + unicodedata.normalize("NFKC", char).replace("⁄", "/")
+        return unicodedata.normalize("NFKC", char).replace("⁄", "/")
     return char
 
 
@@ -98,6 +102,8 @@ def _values(match: re.Match[str]) -> Iterator[str]:
         yield from _fraction_values(
             sign, match["whole"] or "", match["numerator"], match["denominator"]
         )
+    elif match["dotted"]:
+        yield _decimal_text(sign, match["dotted"].replace(".", ""), 0)
     else:
         yield _decimal_text(sign, match["coefficient"], int(match["exponent"] or 0))
 

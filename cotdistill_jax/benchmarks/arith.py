@@ -47,17 +47,26 @@ class Template:
       question: text with `{name}`, `{friend}`, `{item}` and one slot per number.
       numbers: per slot the smallest and the largest value drawn, both included.
       lines: rationale lines, each with exactly one `left op right = {result}`; the last result is the answer.
+      other_lines: another way to the same answer, in the same form; empty where there is no natural one.
     """
 
     name: str
     question: str
     numbers: dict[str, tuple[int, int]]
     lines: tuple[str, ...]
+    other_lines: tuple[str, ...] = ()
 
-    def solve(self, numbers: dict[str, int]) -> dict[str, int] | None:
-        """Returns `numbers` plus every computed result, or None where a result is not in 1..`MAX_RESULT`."""
+    def solve(
+        self, numbers: dict[str, int], lines: tuple[str, ...] | None = None
+    ) -> dict[str, int] | None:
+        """Returns `numbers` plus every result that `lines` compute, or None where one is not in 1..`MAX_RESULT`.
+
+        Args:
+          numbers: value of every slot.
+          lines: `self.lines` if not given.
+        """
         values = dict(numbers)
-        for line in self.lines:
+        for line in self.lines if lines is None else lines:
             left, symbol, right, result = _STEP.findall(line)[0]
             operands = (int(o) if o.isdigit() else values[o[1:-1]] for o in (left, right))
             value = _OPERATIONS[symbol](*operands)
@@ -102,18 +111,21 @@ TEMPLATES = (
         "{name} has {a} {item}. {friend} has {b} more. How many do they have together?",
         {"a": (3, 30), "b": (2, 20)},
         ("Second: {a} + {b} = {x}.", "Together: {x} + {a} = {y}."),
+        ("Twice: {a} * 2 = {x}.", "Together: {x} + {b} = {y}."),
     ),
     Template(
         "friend_times",
         "{name} has {a} {item}. {friend} has {b} times as many. How many do they have together?",
         {"a": (2, 9), "b": (2, 9)},
         ("Second: {a} * {b} = {x}.", "Together: {x} + {a} = {y}."),
+        ("Parts: {b} + 1 = {x}.", "Together: {a} * {x} = {y}."),
     ),
     Template(
         "spend_two",
         "A hat costs {a} dollars and a scarf {b}. {name} pays for both with {c} dollars. How many dollars come back?",
         {"a": (3, 15), "b": (3, 15), "c": (30, 99)},
         ("Both: {a} + {b} = {x}.", "Back: {c} - {x} = {y}."),
+        ("Left: {c} - {a} = {x}.", "Back: {x} - {b} = {y}."),
     ),
     Template(
         "earn_hours",
@@ -144,12 +156,14 @@ TEMPLATES = (
         "{name} walks {a} km on Monday and {b} km more on Tuesday. How many km on both days?",
         {"a": (2, 30), "b": (1, 20)},
         ("Tuesday: {a} + {b} = {x}.", "Both: {x} + {a} = {y}."),
+        ("Twice: {a} * 2 = {x}.", "Both: {x} + {b} = {y}."),
     ),
     Template(
         "bus",
         "A bus has {a} riders. {b} get off and {c} get on. How many riders are there now?",
         {"a": (20, 60), "b": (2, 19), "c": (2, 20)},
         ("Rest: {a} - {b} = {x}.", "Now: {x} + {c} = {y}."),
+        ("All: {a} + {c} = {x}.", "Now: {x} - {b} = {y}."),
     ),
     Template(
         "read_days",
@@ -174,6 +188,7 @@ TEMPLATES = (
         "A garden has {a} rows of {b} trees and {c} rows of {e}. How many trees are there?",
         {"a": (2, 9), "b": (2, 9), "c": (2, 5), "e": (2, 5)},
         ("First: {a} * {b} = {x}.", "Second: {c} * {e} = {y}.", "All: {x} + {y} = {z}."),
+        ("First: {c} * {e} = {x}.", "Second: {a} * {b} = {y}.", "All: {x} + {y} = {z}."),
     ),
     Template(
         "boxes_compare",
@@ -192,6 +207,7 @@ TEMPLATES = (
         "{name} has {a} {item}. {friend} has {b} fewer and Tom twice as many as {friend}. How many more does Tom have than {name}?",
         {"a": (10, 40), "b": (2, 20)},
         ("Second: {a} - {b} = {x}.", "Tom: {x} * 2 = {y}.", "More: {y} - {a} = {z}."),
+        ("Twice: {b} * 2 = {x}.", "More: {a} - {x} = {y}."),
     ),
     Template(
         "hens",
@@ -204,24 +220,28 @@ TEMPLATES = (
         "{a} liters a minute run for {b} minutes into a tank with {c} liters and then {e} leak out. How many liters are left?",
         {"a": (2, 9), "b": (2, 9), "c": (5, 20), "e": (1, 20)},
         ("Added: {a} * {b} = {x}.", "All: {x} + {c} = {y}.", "Left: {y} - {e} = {z}."),
+        ("Added: {a} * {b} = {x}.", "Rest: {x} - {e} = {y}.", "All: {y} + {c} = {z}."),
     ),
     Template(
         "save_weeks",
         "{name} saves {a} dollars a week for {b} weeks. {friend} saves {c} less in all. How many dollars do they have together?",
         {"a": (3, 9), "b": (3, 9), "c": (1, 8)},
         ("First: {a} * {b} = {x}.", "Second: {x} - {c} = {y}.", "Together: {x} + {y} = {z}."),
+        ("First: {a} * {b} = {x}.", "Twice: {x} * 2 = {y}.", "Together: {y} - {c} = {z}."),
     ),
     Template(
         "school",
         "A school has {a} classes of {b}. {c} are ill and {e} guests come. How many are there now?",
         {"a": (3, 9), "b": (5, 9), "c": (1, 14), "e": (2, 20)},
         ("All: {a} * {b} = {x}.", "Rest: {x} - {c} = {y}.", "Now: {y} + {e} = {z}."),
+        ("All: {a} * {b} = {x}.", "More: {x} + {e} = {y}.", "Now: {y} - {c} = {z}."),
     ),
     Template(
         "points",
         "A team scores {a} points, then {b} more than that and then {c}. How many points are there in all?",
         {"a": (3, 20), "b": (1, 20), "c": (2, 20)},
         ("Second: {a} + {b} = {x}.", "Both: {a} + {x} = {y}.", "All: {y} + {c} = {z}."),
+        ("Twice: {a} * 2 = {x}.", "Both: {x} + {b} = {y}.", "All: {y} + {c} = {z}."),
     ),
     Template(
         "juice",
@@ -243,20 +263,14 @@ def load(split: str, num_examples: int | None = None, seed: int = SEED) -> list[
     Raises:
       KeyError: unknown split; the message lists the splits.
     """
-    if split not in SPLIT_SIZES:
-        raise KeyError(f"arith: unknown split {split!r}; expected one of {sorted(SPLIT_SIZES)}")
-    wanted = SPLIT_SIZES[split] if num_examples is None else num_examples
-    questions: list[Question] = []
-    seen: set[str] = set()
-    for text, rationale, answer in _draw(split, seed):
-        if len(questions) == wanted:
-            break
-        if text in seen:
-            continue
-        seen.add(text)
-        number = len(questions)
-        questions.append(Question(f"arith/{split}/{number}", "arith", text, str(answer), rationale))
-    return questions
+    return [question for question, _ in _problems(split, num_examples, seed)]
+
+
+def other_rationales(
+    split: str, num_examples: int | None = None, seed: int = SEED
+) -> list[str | None]:
+    """Returns, problem by problem as in `load`, another way to its answer; None where there is none."""
+    return [other for _, other in _problems(split, num_examples, seed)]
 
 
 def num_steps(question: Question) -> int:
@@ -264,8 +278,25 @@ def num_steps(question: Question) -> int:
     return len((question.rationale or "").splitlines())
 
 
-def _draw(split: str, seed: int) -> Iterator[tuple[str, str, int]]:
-    """Yields (question, rationale, answer) of a split without end; a question may repeat."""
+def _problems(
+    split: str, num_examples: int | None, seed: int
+) -> Iterator[tuple[Question, str | None]]:
+    """Yields the distinct problems of a split, each with its other rationale; arguments as in `load`."""
+    if split not in SPLIT_SIZES:
+        raise KeyError(f"arith: unknown split {split!r}; expected one of {sorted(SPLIT_SIZES)}")
+    wanted = SPLIT_SIZES[split] if num_examples is None else num_examples
+    seen: set[str] = set()
+    for text, rationale, answer, other in _draw(split, seed):
+        if len(seen) == wanted:
+            return
+        if text not in seen:
+            id_ = f"arith/{split}/{len(seen)}"
+            seen.add(text)
+            yield Question(id_, "arith", text, str(answer), rationale), other
+
+
+def _draw(split: str, seed: int) -> Iterator[tuple[str, str, int, str | None]]:
+    """Yields (question, rationale, answer, other rationale) of a split without end; a question may repeat."""
     rng = random.Random(f"arith/{seed}/{split}")
     while True:
         template = rng.choice(TEMPLATES)
@@ -279,7 +310,11 @@ def _draw(split: str, seed: int) -> Iterator[tuple[str, str, int]]:
         if rng.random() < DISTRACTOR_RATE:
             text = _with_distractor(text, rng, words)
         rationale = "\n".join(line.format(**values, **words) for line in template.lines)
-        yield text, rationale, values[_STEP.findall(template.lines[-1])[0][3]]
+        other = template.other_lines and template.solve(numbers, template.other_lines)
+        other_rationale = (
+            "\n".join(line.format(**other) for line in template.other_lines) if other else None
+        )
+        yield text, rationale, values[_STEP.findall(template.lines[-1])[0][3]], other_rationale
 
 
 def _with_distractor(text: str, rng: random.Random, words: dict[str, str]) -> str:

@@ -4,8 +4,14 @@
 
 `train` holds the correct samples of `teacher.synthetic`, one per question and a second one for every twentieth;
 `validation` and `test` hold gold solutions. Wrong and rejected samples are counted in the metadata.
+
+With `several_derivations` the teacher reaches an answer in several ways, as a real one does that is asked many times: by another
+order of the calculations, where the problem has one, and with operands swapped. Only then do a student's samples differ in more
+than their slips, which is what a vote among them lives on (Wang et al. 2023, arXiv 2203.11171).
 """
 
+import dataclasses
+import random
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,6 +20,7 @@ import tensorflow_datasets as tfds
 
 from cotdistill_jax import alignment, answers, benchmarks
 from cotdistill_jax.benchmarks import Question
+from cotdistill_jax.benchmarks import arith as problems
 from cotdistill_jax.corpus import schema, vocabularies
 from cotdistill_jax.teacher import synthetic
 
@@ -27,16 +34,26 @@ class Arith(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version(schema.VERSION)
 
-    def __init__(self, *, num_questions: int | None = None, seed: int = 0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        num_questions: int | None = None,
+        seed: int = 0,
+        several_derivations: bool = False,
+        **kwargs: Any,
+    ) -> None:
         """Makes a builder.
 
         Args:
             num_questions: Questions per split, the first ones; None for all.
             seed: Seed of the synthetic teacher.
+            several_derivations: Whether the teacher reaches an answer in several ways.
             **kwargs: Those of every TFDS builder, such as `data_dir`.
         """
         self._num_questions = num_questions
-        self._teacher = synthetic.SyntheticTeacher(seed)
+        self._several_derivations = several_derivations
+        swap_rate = 0.5 if several_derivations else 0.0
+        self._teacher = synthetic.SyntheticTeacher(seed, swap_rate=swap_rate)
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -58,6 +75,8 @@ class Arith(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, split: str) -> Iterator[schema.Example]:
         questions = benchmarks.load("arith", split)[: self._num_questions]
+        if self._several_derivations and split == "train":
+            questions = _in_other_ways(questions)
         counts = self._counts[split] = schema.Counts()
         processor = sentencepiece.SentencePieceProcessor(
             model_file=str(vocabularies.arith_vocabulary())
@@ -71,6 +90,18 @@ class Arith(tfds.core.GeneratorBasedBuilder):
             counts.taken += 1
             yield schema.key(row), row
         schema.write_counts(self.info, self._counts)
+
+
+def _in_other_ways(questions: Sequence[Question]) -> list[Question]:
+    """Returns the training questions, half of those that have another rationale with that one."""
+    others = problems.other_rationales("train", len(questions))
+    rng = random.Random("arith/derivations")
+    return [
+        dataclasses.replace(question, rationale=other)
+        if other is not None and rng.random() < 0.5
+        else question
+        for question, other in zip(questions, others, strict=True)
+    ]
 
 
 def _gold(

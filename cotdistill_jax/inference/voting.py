@@ -34,11 +34,20 @@ def by_question(samples: Sequence[Prediction]) -> Mapping[str, list[Prediction]]
     """Returns the samples of every question, in the order of their numbers.
 
     Raises:
-        ValueError: the questions have different numbers of samples.
+        ValueError: the questions have different numbers of samples; a sample comes twice; or one id stands for different
+            questions, as in files of different versions of a benchmark.
     """
     groups: dict[str, list[Prediction]] = {}
     for sample in sorted(samples, key=lambda s: s.sample_id):
         groups.setdefault(sample.id, []).append(sample)
+    for id_, group in groups.items():
+        asked = {(sample.question, sample.gold) for sample in group}
+        if len(asked) > 1 or len({sample.sample_id for sample in group}) < len(group):
+            raise ValueError(
+                f"inference: {id_} has {len(group)} samples, of {len(asked)} different questions and "
+                f"{len({sample.sample_id for sample in group})} different numbers; a vote needs different samples of one "
+                "question. Take files of one evaluation, or of different questions."
+            )
     sizes = collections.Counter(len(group) for group in groups.values())
     if len(sizes) > 1:
         raise ValueError(

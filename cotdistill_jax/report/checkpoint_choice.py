@@ -46,8 +46,11 @@ def rows(evaluations: Iterable[Evaluation]) -> list[Row]:
     """Returns a row per checkpoint and prompt mode, by prompt, then step.
 
     Raises:
-        ValueError: one checkpoint was evaluated with one prompt mode in two folders.
+        ValueError: one checkpoint was evaluated with one prompt mode in two folders, or two checkpoints on different
+            questions of one benchmark (fewer of them, or another version of its file).
     """
+    evaluations = list(evaluations)
+    _check_same_questions(evaluations)
     found: dict[tuple[str, str], Row] = {}
     for evaluation in evaluations:
         for prompt in dict.fromkeys(result.prompt for result in evaluation.results):
@@ -64,6 +67,25 @@ def rows(evaluations: Iterable[Evaluation]) -> list[Row]:
                 evaluation.checkpoint, evaluation.step, prompt, _means(evaluation, prompt), accuracy
             )
     return sorted(found.values(), key=lambda row: (row.prompt, row.step, row.checkpoint))
+
+
+def _check_same_questions(evaluations: Sequence[Evaluation]) -> None:
+    first: dict[tuple[str, str], tuple[tuple[int, Any], Evaluation]] = {}
+    for evaluation in evaluations:
+        settings = [
+            file["settings"] for file in evaluation.manifest.get("predictions", {}).values()
+        ]
+        checksums = {(s["benchmark"], s["prompt"]): s["questions_sha256"] for s in settings}
+        for result in evaluation.results:
+            mode = result.prompt.partition("@")[0]  # of a vote, the number of samples follows
+            mine = result.score.n, checksums.get((result.benchmark, mode))
+            theirs, other = first.setdefault((result.benchmark, result.prompt), (mine, evaluation))
+            if mine != theirs:
+                raise ValueError(
+                    f"report: {evaluation.folder} and {other.folder} answer different questions of {result.benchmark}: "
+                    f"{mine[0]} and {theirs[0]}, checksums {mine[1]} and {theirs[1]}. Evaluate all checkpoints on the "
+                    "same questions."
+                )
 
 
 def _means(evaluation: Evaluation, prompt: str) -> dict[str, float]:

@@ -7,6 +7,8 @@ are not the student's, five candidates per token with probabilities of four deci
   digits in one (" 48"), "\n" alone, no blank at the start of a line.
 - Candidates: the sampled token first by far, then others of its kind. Operators and punctuation are almost certain,
   the result of a calculation has 0.85 to 0.99, a word 0.8 to 0.99.
+- Derivations: at a `swap_rate` the operands of sums and products change places, so that samples of a question differ in how
+  they reach its answer.
 - Wrong samples: one calculation is off and its result is carried on to a wrong answer; there, the sampled token has
   little probability and the right number leads.
 """
@@ -50,21 +52,25 @@ class SyntheticTeacher:
         ('In', ' all', ':', ' 1', ' +', ' 1', ' =')
     """
 
-    def __init__(self, seed: int = 0, error_rate: float = ERROR_RATE) -> None:
+    def __init__(
+        self, seed: int = 0, error_rate: float = ERROR_RATE, swap_rate: float = 0.0
+    ) -> None:
         """Makes a teacher.
 
         Args:
             seed: Another seed gives other errors and probabilities.
             error_rate: Share of samples with a wrong answer, in [0, 1].
+            swap_rate: Share of sums and products whose operands change places, in [0, 1].
 
         Raises:
-            ValueError: If `error_rate` is not in [0, 1].
+            ValueError: If a rate is not in [0, 1].
         """
-        if not 0.0 <= error_rate <= 1.0:
-            raise ValueError(f"teacher: error_rate is {error_rate}, expected a share from 0 to 1.")
+        for name, rate in (("error_rate", error_rate), ("swap_rate", swap_rate)):
+            if not 0.0 <= rate <= 1.0:
+                raise ValueError(f"teacher: {name} is {rate}, expected a share from 0 to 1.")
         self._seed = seed
-        self._error_rate = error_rate
-        self._settings = {"seed": seed, "error_rate": error_rate}
+        self._error_rate, self._swap_rate = error_rate, swap_rate
+        self._settings = {"seed": seed, "error_rate": error_rate, "swap_rate": swap_rate}
         self._parts: dict[str, tuple[str, ...]] = {}
         self._rows: dict[tuple[str, str], list[Row]] = {}
 
@@ -89,6 +95,8 @@ class SyntheticTeacher:
                 "teacher needs a whole number and a rationale."
             )
         rng = random.Random(f"{self._seed}/{question_id}/{sample_id}")
+        if self._swap_rate:
+            rationale = _swapped(rationale, self._swap_rate, rng)
         text, slip = f"{rationale}\nThe answer is {gold}", None
         if rng.random() < self._error_rate:
             text, slip = _wrong_text(rationale, gold, rng)
@@ -136,6 +144,18 @@ class SyntheticTeacher:
         rng = random.Random(f"{self._seed}/{previous}/{token}")
         others, low, high = _kind(previous, token, rng)
         return [_row(token, rng.randint(low, high), others, rng) for _ in range(_NUM_VARIANTS)]
+
+
+def _swapped(rationale: str, rate: float, rng: random.Random) -> str:
+    """Returns the rationale with the operands of some sums and products swapped: "7 * 8 = 56" -> "8 * 7 = 56"."""
+
+    def swap(match: re.Match[str]) -> str:
+        left, symbol, right, result = match.groups()
+        if symbol not in "+*" or rng.random() >= rate:
+            return match[0]
+        return f"{right} {symbol} {left} = {result}"
+
+    return _CALCULATION.sub(swap, rationale)
 
 
 def _split_word(word: str) -> tuple[str, ...]:

@@ -98,6 +98,21 @@ def test_repeatable_and_prefix():
     assert arith.load("train", 50) != arith.load("train", 50, seed=1)
 
 
+def test_the_other_way_is_right_too_and_gives_the_same_answer(train):
+    others = arith.other_rationales("train", len(train))
+    assert 0.4 < sum(other is not None for other in others) / len(train) < 0.7
+    for question, other in zip(train, others, strict=True):
+        if other is None:
+            continue
+        known = {*re.findall(r"\d+", question.question), "1", "2"}  # "Parts: b + 1", "Twice: a * 2"
+        for left, symbol, right, result in STEP.findall(other):
+            assert {left, right} <= known, (question, other)
+            assert OPERATIONS[symbol](int(left), int(right)) == int(result), other
+            known.add(result)
+        assert result == question.gold
+        assert not re.search(r"[{}]", other) and len(other.split("\n")) == len(STEP.findall(other))
+
+
 def test_sizes_and_ids(held_out):
     assert len(held_out["test"]) == arith.SPLIT_SIZES["test"] == 200
     assert [q.id for q in held_out["test"][:2]] == ["arith/test/0", "arith/test/1"]

@@ -48,7 +48,10 @@ def test_unknown_names_and_splits_list_the_allowed_ones():
 def test_splits_lists_them():
     assert benchmarks.splits("svamp") == ("test",)
     assert benchmarks.splits("bbh/snarks") == ("test",)
-    assert benchmarks.splits("arith") == ("train", "validation", "test")
+    assert benchmarks.splits("arith") == (
+        *("train", "validation", "test"),
+        *("validation_2000", "test_2000"),
+    )
     assert "dev" in benchmarks.splits("gsm8k")
 
 
@@ -87,3 +90,12 @@ def test_arith_needs_no_files(monkeypatch):
     questions = benchmarks.load("arith", split="validation")
     assert questions
     assert {question.benchmark for question in questions} == {"arith"}
+
+
+def test_the_long_held_out_splits_of_arith_go_on_from_the_short_ones_and_leak_nothing():
+    train = benchmarks.load("arith", split="train")
+    for split in ("validation", "test"):
+        long = benchmarks.load("arith", split=f"{split}_2000")
+        assert len(long) == len({question.id for question in long}) == 2000
+        assert long[:200] == benchmarks.load("arith", split=split)
+        assert not benchmarks.overlaps(long, train)

@@ -105,3 +105,34 @@ def test_repeatable(rows: dict[str, list[dict]], tmp_path: pathlib.Path) -> None
         assert left.keys() == right.keys()
         for name in left:
             np.testing.assert_array_equal(left[name], right[name])
+
+
+def test_several_derivations_of_right_answers(
+    rows: dict[str, list[dict]], tmp_path: pathlib.Path
+) -> None:
+    builder = arith.Arith(num_questions=NUM, several_derivations=True, data_dir=tmp_path)
+    builder.download_and_prepare()
+    texts = {
+        row["question_id"]: row["text"].decode()
+        for row in tfds.as_numpy(builder.as_dataset(split="train"))
+        if answers.is_correct(row["text"].decode(), row["answer"].decode())
+    }
+    usual = {row["question_id"]: row["text"].decode() for row in rows["train"]}
+    both = texts.keys() & usual.keys()
+    assert len(both) > 0.7 * NUM
+    assert 0.5 < sum(texts[id_] != usual[id_] for id_ in both) / len(both) < 0.95
+    others = dict(
+        zip(
+            (q.id.encode() for q in problems.load("train", NUM)),
+            problems.other_rationales("train", NUM),
+            strict=True,
+        )
+    )
+    labels = {id_: [line.partition(":")[0] for line in texts[id_].split("\n")[:-1]] for id_ in both}
+    other_way = [
+        id_
+        for id_ in both
+        if others[id_]
+        and labels[id_] == [line.partition(":")[0] for line in others[id_].split("\n")]
+    ]
+    assert 0.3 < len(other_way) / sum(others[id_] is not None for id_ in both) < 0.7

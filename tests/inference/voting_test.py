@@ -61,3 +61,11 @@ def test_unequal_numbers_of_samples_are_refused():
         voting.curve("gsm8k", "zero_shot_cot", drawn)
     with pytest.raises(ValueError, match="gsm8k has no predictions to vote"):
         voting.curve("gsm8k", "zero_shot_cot", [])
+
+
+def test_other_versions_of_a_question_and_repeated_samples_are_refused():
+    other_gold = [s for s in samples(0, ["5", "5"], gold="6") if s.sample_id == 1]
+    with pytest.raises(ValueError, match="gsm8k/test/0 has 2 samples, of 2 different questions"):
+        voting.by_question([*samples(0, ["5"]), *other_gold])
+    with pytest.raises(ValueError, match="of 1 different questions and 1 different numbers"):
+        voting.by_question([*samples(0, ["5"]), *samples(0, ["6"])])

@@ -104,6 +104,15 @@ def test_files_of_the_papers_code_are_read(tmp_path):
     assert printed.splitlines()[1].split()[:4] == ["svamp", "transcript", "1", "100.00%"]
 
 
+def test_files_of_the_papers_code_are_written(left, tmp_path):
+    path = tmp_path / "transcript.txt"
+    printed = rescore(f"--predictions={left}", f"--write_transcript={path}").stdout
+    assert f"written as a transcript: 4 texts, {path}" in printed
+    assert path.read_text().startswith("Q: 0?\nA_model:\nThe answer is 5</s>\nA:\n5\n\nQ: 1?\n")
+    again = rescore(f"--predictions={path}", "--transcript_of=gsm8k").stdout
+    assert again.splitlines()[1].split()[:4] == ["gsm8k", "transcript", "4", "50.00%"]
+
+
 def test_two_files_are_compared_in_pairs(left, tmp_path):
     texts = [("none", "5"), ("2,025", "2,025"), ("none", "7"), ("1", "1")]
     right = write(tmp_path / "right.jsonl", texts)

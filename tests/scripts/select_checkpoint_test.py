@@ -7,7 +7,7 @@ import pathlib
 
 import pytest
 
-from cotdistill_jax.inference import results
+from cotdistill_jax.inference import manifest, results
 from cotdistill_jax.inference.scoring import Result, Score
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -28,9 +28,9 @@ def _script():
     return module
 
 
-def _write(folder, step, accuracies, names=NAMES):
+def _write(folder, step, accuracies, names=NAMES, n=100):
     made = [
-        Result(name, "zero_shot_cot", "rule", {"rule": Score(100, 0, a, 0, 0, (a, a))}, 0)
+        Result(name, "zero_shot_cot", "rule", {"rule": Score(n, 0, a, 0, 0, (a, a))}, 0)
         for name, a in zip(names, accuracies, strict=True)
     ]
     folder.mkdir(parents=True)
@@ -94,3 +94,17 @@ def test_a_checkpoint_evaluated_twice_is_refused(evaluated):
     _write(evaluated / "other", 100, ACCURACIES[100])
     with pytest.raises(ValueError, match=r"checkpoint_100 with zero_shot_cot was evaluated twice"):
         _script().main([f"--results={evaluated}", f"--output_dir={evaluated / 'o'}"])
+
+
+def test_checkpoints_that_answered_different_questions_are_refused(tmp_path):
+    for step, number, version in ((1, 100, "ab"), (2, 100, "cd"), (3, 90, "ab")):
+        folder = tmp_path / f"checkpoint_{step}"
+        _write(folder, step, ACCURACIES[100], n=number)
+        settings = {"questions_sha256": version, "num_questions": number}
+        files = {n: {**settings, "benchmark": n, "prompt": "zero_shot_cot"} for n in NAMES}
+        manifest.claim(folder, {}, files)
+    for other, counts in ((2, "100 and 100, checksums cd and ab"), (3, "90 and 100")):
+        with pytest.raises(ValueError, match=f"different questions of .*: {counts}"):
+            _script().main(
+                [f"--results={tmp_path}", f"--steps=1,{other}", f"--output_dir={tmp_path / 'out'}"]
+            )

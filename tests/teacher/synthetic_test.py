@@ -129,6 +129,21 @@ def test_unusable_gold_raises(rationale, gold):
         answer(rationale=rationale, gold=gold)
 
 
-def test_error_rate_outside_raises():
+def test_a_rate_outside_raises():
     with pytest.raises(ValueError, match=r"error_rate is 1\.5"):
         synthetic.SyntheticTeacher(error_rate=1.5)
+    with pytest.raises(ValueError, match=r"swap_rate is -1"):
+        synthetic.SyntheticTeacher(swap_rate=-1)
+
+
+def test_only_sums_and_products_are_swapped():
+    rationale = "A: 7 * 8 = 56.\nB: 56 - 6 = 50.\nC: 50 / 2 = 25.\nD: 25 + 9 = 34."
+    teacher = synthetic.SyntheticTeacher(error_rate=0.0, swap_rate=1.0)
+    text = teacher.answer("q", "?", rationale, "34").text
+    assert text == (
+        "A: 8 * 7 = 56.\nB: 56 - 6 = 50.\nC: 50 / 2 = 25.\nD: 9 + 25 = 34.\nThe answer is 34"
+    )
+    some = synthetic.SyntheticTeacher(error_rate=0.0, swap_rate=0.5)
+    texts = [some.answer("q", "?", rationale, "34", number).text for number in range(200)]
+    assert len(set(texts)) == 4
+    assert sum("8 * 7" in text for text in texts) == pytest.approx(100, abs=25)
