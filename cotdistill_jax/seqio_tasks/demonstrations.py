@@ -59,10 +59,10 @@ def in_context_inputs(
         num_blocks = len(blocks.texts)
 
         def prepend(example: Example) -> Example:
-            seed = example.pop(_SEED)
+            rest = {name: value for name, value in example.items() if name != _SEED}
             by_id = tf.strings.to_hash_bucket_fast(example["question_id"], 2**31 - 1)
             fixed = tf.stack([by_id, tf.zeros_like(by_id)])
-            seed = tf.where(example["held_out"] > 0, fixed, seed)
+            seed = tf.where(example["held_out"] > 0, fixed, example[_SEED])
             drawn = draw_rows(num_blocks, _NUM_DRAWN, seed)
             is_other = tf.gather(blocks.questions, drawn) != example["question"]
             shown = tf.boolean_mask(drawn, is_other)[: formats.NUM_DEMONSTRATIONS]
@@ -73,7 +73,7 @@ def in_context_inputs(
             ids = [tf.gather(blocks.ids, places.values), vocabulary.encode_tf(query)]
             text = tf.strings.reduce_join(tf.gather(blocks.texts, shown))
             return {
-                **example,
+                **rest,
                 "inputs": tf.concat(ids, axis=0),
                 "inputs_pretokenized": text + query,
             }
