@@ -71,6 +71,11 @@ MESSAGES = {
         + "TASK_FEATURE_LENGTHS = {'inputs': 64, 'targets': 4, 'teacher_ids': 4, 'teacher_probs': 4}",
         "none of the first 8 examples of arith_zero_shot_cot_v1 fits",
     ),
+    "lengths_that_cut_some_targets": (
+        BASE + ARITH + "COUNT_EXAMPLES = 64\n"
+        + "TASK_FEATURE_LENGTHS = {'inputs': 96, 'targets': 32, 'teacher_ids': 32, 'teacher_probs': 32}",
+        "which would cut them",
+    ),
     "teacher_lengths_that_cut_the_teacher": (
         BASE + ARITH
         + "TASK_FEATURE_LENGTHS = {'inputs': 64, 'targets': 64, 'teacher_ids': 32, 'teacher_probs': 64}",

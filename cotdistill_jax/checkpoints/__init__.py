@@ -5,7 +5,10 @@
 | `train_state.py` | `TrainCheckpoints`: Orbax, T5X's layout, data position included |
 | `model_files.py` | `load_model`: a run folder -> network, parameters, vocabulary |
 | `huggingface.py` | safetensors of Hugging Face T5 <-> our parameter tree |
-| `t5x_legacy.py` | public T5X checkpoints (msgpack index and zarr arrays) |
+| `t5x_legacy.py` | T5X checkpoints of either layout; its own is a msgpack index and zarr arrays |
+| `orbax_layout.py` | the Orbax layout, read and written one tensor at a time |
+| `stored.py` | arrays that stay on disk or in a bucket until they are asked for |
+| `initial.py` | weights that a new run starts from |
 | `conversion.py` | from any of these worlds to any other, tensor by tensor |
 """
 

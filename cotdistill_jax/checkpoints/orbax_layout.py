@@ -1,6 +1,6 @@
 """The Orbax layout, one tensor at a time: what our runner and newer T5X write into `checkpoint_N/state`.
 
-    state/_METADATA        JSON: names of the tree, whether OCDBT, whether zarr 3
+    state/_METADATA        JSON: names of the tree, whether zarr 3
     state/manifest.ocdbt   OCDBT: all arrays in one key-value store, `target.encoder.encoder_norm.scale/.zarray`, ...
     state/target.encoder.encoder_norm.scale/   without OCDBT: one zarr array per name
     state/checkpoint       before Orbax had `_METADATA`: msgpack, its leaves inline arrays or `PLACEHOLDER://name`
@@ -22,7 +22,7 @@ from flax import serialization, traverse_util
 from cotdistill_jax.checkpoints import stored
 
 STATE = "state"
-_DESCRIPTION, _AGGREGATE = "_METADATA", "checkpoint"
+_DESCRIPTION, _AGGREGATE, _MANIFEST = "_METADATA", "checkpoint", "manifest.ocdbt"
 _PLACEHOLDER = "PLACEHOLDER://"
 
 
@@ -42,7 +42,8 @@ def open_leaves(folder: ts.KvStore, where: str, prefix: str) -> dict[str, Any] |
     tree = _described(files, where)
     if tree is None:
         return None
-    names, driver, ocdbt = tree
+    names, driver = tree
+    ocdbt = stored.read_file(files, _MANIFEST) is not None
     wanted = {
         name: leaf
         for name, leaf in names.items()
@@ -62,8 +63,8 @@ def open_leaves(folder: ts.KvStore, where: str, prefix: str) -> dict[str, Any] |
     return {name: arrays.get(name, leaf) for name, leaf in wanted.items()}
 
 
-def _described(files: ts.KvStore, where: str) -> tuple[dict[str, Any], str, bool] | None:
-    """Returns (per name in the tree its name on disk or the array itself, zarr driver, whether OCDBT)."""
+def _described(files: ts.KvStore, where: str) -> tuple[dict[str, Any], str] | None:
+    """Returns, per name in the tree, its name on disk or the array itself; and TensorStore's driver."""
     described = stored.read_file(files, _DESCRIPTION)
     if described is None:
         aggregate = stored.read_file(files, _AGGREGATE)
@@ -74,7 +75,7 @@ def _described(files: ts.KvStore, where: str) -> tuple[dict[str, Any], str, bool
             name: leaf.removeprefix(_PLACEHOLDER) if isinstance(leaf, str) else np.asarray(leaf)
             for name, leaf in tree.items()
         }
-        return leaves, "zarr", False
+        return leaves, "zarr"
     try:
         content = json.loads(described)
         entries = content["tree_metadata"].values()
@@ -86,11 +87,10 @@ def _described(files: ts.KvStore, where: str) -> tuple[dict[str, Any], str, bool
     keys = [
         [str(step["key"]) for step in entry["key_metadata"]]
         for entry in entries
-        if not entry["value_metadata"]["skip_deserialize"]
+        if not entry["value_metadata"].get("skip_deserialize")
     ]
     driver = "zarr3" if content.get("use_zarr3") else "zarr"
-    ocdbt = content.get("use_ocdbt", True)
-    return {"/".join(key): ".".join(key) for key in keys}, driver, ocdbt
+    return {"/".join(key): ".".join(key) for key in keys}, driver
 
 
 class _OneByOne(ocp.type_handlers.NumpyHandler):

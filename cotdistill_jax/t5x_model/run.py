@@ -47,6 +47,7 @@ def train_iterator(
     network_config: network.T5Config,
     token_loss: losses.LossFn,
     count_examples: int | None = None,
+    on_overlong: data.OnOverlong = "stop",
 ) -> Any:
     """Returns the batches that T5X trains on, after counting what their lengths leave out, to `data_counts.json`.
 
@@ -59,9 +60,10 @@ def train_iterator(
         network_config: Dimensions of the network.
         token_loss: Compared with what a batch holds.
         count_examples: Examples per task that are measured; None: all, 0: none.
+        on_overlong: Where one of these does not fit: "stop", or "drop" it and its like, which are counted.
 
     Raises:
-        ValueError: A task has no example that fits, or the loss needs features that the task or the lengths don't name.
+        ValueError: Examples don't fit, or the loss needs features that the task or the lengths don't name.
     """
     iterator = data.train_iterator(
         cfg.mixture_or_task_name,
@@ -80,6 +82,7 @@ def train_iterator(
             count_examples,
             cfg.seed,
             cfg.use_cached,
+            on_overlong,
         )
         run_folder.write_data_counts(run_folder.prepare(model_dir), reports)
     return _OwnPosition(iterator, model_dir)

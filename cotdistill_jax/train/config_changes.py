@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 HARMLESS = frozenset({
     "COMPILATION_CACHE_DIR", "COUNT_EXAMPLES", "KEEP_BEST", "KEEP_BEST_METRIC", "KEEP_CHECKPOINTS",
     "KEEP_EVERY_HOURS", "LOG_PERIOD", "MESH_SHAPE", "MODEL_DIR", "NUM_MICROBATCHES", "ON_NONFINITE",
-    "SAVE_INITIAL", "SAVE_PERIOD",
+    "ON_OVERLONG", "SAVE_INITIAL", "SAVE_PERIOD",
 })  # fmt: skip
 _HARMLESS_PREFIXES = ("EVAL_", "evaluation.")
 # What the run files of the two runners bind to macros, each to its own functions.

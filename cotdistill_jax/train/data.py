@@ -9,7 +9,7 @@ import difflib
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import seqio
 import tensorflow as tf
@@ -17,6 +17,8 @@ from clu.data import dataset_iterator
 
 from cotdistill_jax import features, network
 from cotdistill_jax.teacher.shards import file_sha256
+
+OnOverlong = Literal["stop", "drop"]
 
 
 def train_iterator(
@@ -109,12 +111,24 @@ def count_overlong(
     max_examples: int | None,
     seed: int,
     use_cached: bool = False,
+    on_overlong: OnOverlong = "stop",
 ) -> dict[str, features.LengthReport]:
     """Returns, per task, how many examples the feature lengths leave out; they are dropped, never trimmed.
 
+    Args:
+      mixture_or_task_name: what is trained on.
+      task_feature_lengths: positions per feature.
+      max_examples: examples of each task that are measured; None: all. The rest is not known to fit.
+      seed: seed of drawn demonstrations, which lengthen inputs.
+      use_cached: whether to read SeqIO's offline cache.
+      on_overlong: whether to "stop" where an example is too long, or to "drop" it.
+
     Raises:
-      ValueError: a task of the mixture has no example left.
+      ValueError: under "stop" an example does not fit; under "drop" a task of the mixture has none left. The message
+        names tasks, numbers and the lengths to set.
     """
+    if on_overlong not in ("stop", "drop"):
+        raise ValueError(f"train: ON_OVERLONG is {on_overlong!r}; allowed are 'stop' and 'drop'")
     reports = features.count_lengths(
         mixture_or_task_name, "train", task_feature_lengths, max_examples, seed, use_cached
     )
@@ -125,6 +139,23 @@ def count_overlong(
                 f"the longest input has {report.inputs.maximum} tokens, the longest target "
                 f"{report.targets.maximum}; raise TASK_FEATURE_LENGTHS"
             )
+    overlong = {name: report for name, report in reports.items() if report.kept < report.examples}
+    if overlong and on_overlong == "stop":
+        found = "; ".join(
+            f"{report.examples - report.kept:,} of the first {report.examples:,} of {name} ({report.over_long_inputs:,} in "
+            f"inputs, the longest {report.inputs.maximum:,} tokens; {report.over_long_targets:,} in targets, the longest "
+            f"{report.targets.maximum:,})"
+            for name, report in overlong.items()
+        )
+        longest = {
+            "inputs": max(report.inputs.maximum for report in reports.values()),
+            "targets": max(report.targets.maximum for report in reports.values()),
+        }
+        raise ValueError(
+            f"train: examples are longer than TASK_FEATURE_LENGTHS {dict(task_feature_lengths)}, which would cut them: "
+            f"{found}. All fit {longest} (teacher features have the length of targets); or say ON_OVERLONG = 'drop' to "
+            "leave them out whole"
+        )
     return reports
 
 

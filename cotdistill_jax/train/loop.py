@@ -76,6 +76,7 @@ def train(
     eval_period: int | None = None,
     evaluate: EvaluateFn | None = None,
     count_examples: int | None = 20_000,
+    on_overlong: data.OnOverlong = "stop",
     tensorboard: bool = True,
     progress: bool = True,
     compilation_cache_dir: str | None = None,
@@ -90,7 +91,7 @@ def train(
       model_dir: the run folder.
       network_config: dimensions of the network.
       mixture_or_task_name: SeqIO task or mixture whose `train` split is read.
-      task_feature_lengths: positions per feature of a row; over-long examples are dropped and counted.
+      task_feature_lengths: positions per feature of a row; nothing is ever cut, see `on_overlong`.
       total_steps: optimizer steps in all.
       batch_size: rows per step, over all hosts.
       optimizer: an Optax transformation, learning-rate schedule included.
@@ -117,6 +118,7 @@ def train(
       eval_period: steps between evaluations; None: none.
       evaluate: (network_config, params, step) -> scalars, see `train.evaluation`.
       count_examples: examples per task that are measured against the feature lengths first; None: all, 0: none.
+      on_overlong: where one of these does not fit: "stop", or "drop" it and its like, which are counted.
       tensorboard: whether to write TensorBoard events.
       progress: whether to show a progress bar.
       compilation_cache_dir: folder of JAX's compilation cache, so that a restart does not compile again; None: none.
@@ -168,6 +170,17 @@ def train(
                 folder, keep_checkpoints, keep_best, keep_best_metric, keep_every_hours
             )
         )
+        # A new run's, before weights are read and anything is compiled.
+        if checkpoints.latest_step() is None and count_examples != 0:
+            counts = data.count_overlong(
+                mixture_or_task_name,
+                task_feature_lengths,
+                count_examples,
+                data_seed,
+                use_cached,
+                on_overlong,
+            )
+            run_folder.write_data_counts(folder, counts)
         state = starting.state(
             mesh,
             network_config,
@@ -180,11 +193,6 @@ def train(
         )
         first = int(state.step)
         notes = checkpoints.notes(first) if first else None
-        if first == 0 and count_examples != 0:
-            counts = data.count_overlong(
-                mixture_or_task_name, task_feature_lengths, count_examples, data_seed, use_cached
-            )
-            run_folder.write_data_counts(folder, counts)
         if description:
             run_folder.write_description(folder, description, manifest, first, mesh, changes)
         log = opened.enter_context(

@@ -230,6 +230,11 @@ def test_old_pickle_is_read_and_code_in_it_is_refused(tmp_path):
     torch.save({name: torch.from_numpy(value) for name, value in tensors.items()}, old)
     _, params = huggingface.read(tmp_path)
     _assert_equal_trees(params, _params())
+    shard = tmp_path / "pytorch_model-00001-of-00001.bin"
+    old.rename(shard)
+    placed = {"weight_map": dict.fromkeys(tensors, shard.name)}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(placed))
+    _assert_equal_trees(huggingface.read(tmp_path)[1], _params())
     torch.save({"shared.weight": pathlib.Path("/")}, old)
     with pytest.raises(ValueError, match="holds more than tensors"):
         huggingface.read(tmp_path)

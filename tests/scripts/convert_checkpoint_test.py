@@ -1,6 +1,7 @@
 """The conversion command: every direction exact, vocabulary checked, clear errors."""
 
 import dataclasses
+import importlib.util
 import json
 import pathlib
 import subprocess
@@ -137,6 +138,8 @@ def test_command_converts_and_checks(source, tmp_path):
     done = _run(*arguments)
     assert done.returncode == 0, done.stderr
     assert "(huggingface) ->" in done.stdout and "every tensor is bit-equal" in done.stdout
+    if importlib.util.find_spec("torch"):
+        assert "logits differ from PyTorch's by at most" in done.stdout
     again = _run(*arguments)
     assert again.returncode == 1 and "checkpoint_0 exists" in again.stderr
     assert "Traceback" not in again.stderr

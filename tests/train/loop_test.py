@@ -93,6 +93,15 @@ def test_nan_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path, train_toy):
             dict(task_feature_lengths={"inputs": 8, "targets": 8}, count_examples=64),
             "none of the first 64 examples",
         ),
+        (
+            dict(task_feature_lengths={"inputs": 30, "targets": 32}, count_examples=64),
+            r"of the first 64 of toy_a \(.* in inputs, the longest 40 tokens; 0 in targets, the longest 4\)"
+            r"\. All fit \{'inputs': 40, 'targets': 4\} .* ON_OVERLONG = 'drop'",
+        ),
+        (
+            dict(on_overlong="cut", count_examples=64),
+            "ON_OVERLONG is 'cut'; allowed are 'stop' and",
+        ),
         (dict(config={"vocab_size": 100}), "vocabulary of 512 ids, the network 100"),
     ],
 )
@@ -100,6 +109,16 @@ def test_what_does_not_fit_is_refused_before_training(tmp_path, train_toy, chang
     with pytest.raises(ValueError, match=message):
         train_toy(tmp_path, **changes)
     assert checkpoints.list_steps(tmp_path) == []
+
+
+def test_examples_that_are_too_long_are_left_out_where_the_run_says_so(tmp_path, train_toy, capsys):
+    lengths = {"inputs": 30, "targets": 32}
+    train_toy(
+        tmp_path, task_feature_lengths=lengths, total_steps=1, count_examples=64, on_overlong="drop"
+    )
+    counts = json.loads((tmp_path / "data_counts.json").read_text())["toy_a"]
+    assert 0 < counts["kept"] == 64 - counts["over_long_inputs"] < 64
+    assert "are left out, none is cut" in capsys.readouterr().out
 
 
 def test_another_network_or_optimizer_in_the_same_folder_is_refused(tmp_path, train_toy):
