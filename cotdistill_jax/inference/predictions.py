@@ -188,6 +188,7 @@ def sort_file(path: str | os.PathLike[str], ids: Sequence[str]) -> list[Predicti
 
     Raises:
         KeyError: the file answers a question that is not among `ids`.
+        OSError: the disk is full or the like; the file is as it was.
     """
     path = pathlib.Path(path)
     found = read(path)
@@ -195,9 +196,17 @@ def sort_file(path: str | os.PathLike[str], ids: Sequence[str]) -> list[Predicti
     wanted = sorted(found, key=lambda p: (place[p.id], p.sample_id))
     if wanted != found:
         temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
-        with temporary.open("wb") as file:
-            file.writelines(prediction.to_line() for prediction in wanted)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        try:
+            with temporary.open("wb") as file:
+                file.writelines(prediction.to_line() for prediction in wanted)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise OSError(
+                error.errno,
+                f"inference: cannot write {path} in the order of its questions: {error.strerror}. Its {len(found)} "
+                "predictions are kept; make room and run the same command again",
+            ) from error
     return wanted

@@ -104,6 +104,20 @@ def test_a_complete_file_is_sorted(tmp_path):
         predictions.sort_file(path, ids[:2])
 
 
+def test_a_disk_that_is_full_when_the_file_is_sorted_loses_nothing(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_bytes(b"".join(prediction(row).to_line() for row in (1, 0)))
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) * 3 // 4, hard))
+    try:
+        with pytest.raises(OSError, match=r"order of its questions: .* Its 2 predictions are kept"):
+            predictions.sort_file(path, ["gsm8k/test/0", "gsm8k/test/1"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
 def test_regrading_uses_the_saved_text():
     stale = dataclasses.replace(prediction(0), extracted={}, correct={})
     assert predictions.regraded(stale) == prediction(0)
