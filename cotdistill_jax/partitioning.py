@@ -12,14 +12,16 @@ Parameters carry logical axis names (`network`); `LOGICAL_AXIS_RULES` says which
 With fsdp = 1 the rules are T5X's `standard_logical_axis_rules()`.
 """
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import optax
 from flax import traverse_util
+from flax.linen import partitioning as flax_partitioning
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cotdistill_jax import network
@@ -68,6 +70,20 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
     """Returns the sharding of an array that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+@contextlib.contextmanager
+def constrained_activations(mesh: Mesh) -> Iterator[None]:
+    """Lets the network's sharding constraints take hold in what is traced inside.
+
+    Without it they are skipped, and XLA lays activations out as it likes: with fsdp > 1 along D, like the parameters, so that
+    whole activations, larger than the parameters, travel between devices.
+    """
+    if mesh.size == 1:
+        yield
+        return
+    with jax.set_mesh(mesh), flax_partitioning.axis_rules(LOGICAL_AXIS_RULES):
+        yield
 
 
 def check_mesh(

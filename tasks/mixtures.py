@@ -33,3 +33,15 @@ for _family in (arith.FAMILY, gsm8k_gold.FAMILY, gsm8k_teacher.FAMILY, seed.FAMI
         )
     for _size, _rates in SEED_RATES.items():
         _family.add_mixture(f"seed_{_size}", _rates)
+        for _kind in ("in_context", "zero_shot"):
+            _family.add_mixture(
+                f"seed_{_size}_{_kind}",
+                {name: rate for name, rate in _rates.items() if name.startswith(_kind)},
+            )
+    if _family.has_teacher:  # other corpora have one sample a question
+        _family.add_by_question_tasks()
+        for _size, _rates in SEED_RATES.items():
+            _sizes = seed_batches.BATCH_SIZES[_size]
+            _family.add_same_question_mixture(
+                f"seed_{_size}", _rates, {form: _sizes.effective(form) for form in _rates}
+            )

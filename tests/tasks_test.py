@@ -16,6 +16,8 @@ import tensorflow_datasets as tfds
 import tasks
 from cotdistill_jax import benchmarks, corpus, features, formats
 from cotdistill_jax.corpus import arith, schema
+from cotdistill_jax.seqio_tasks import seed_batches
+from cotdistill_jax.train import data as data_of_runs
 
 LENGTHS = {"inputs": 512, "targets": 96, "teacher_ids": 96, "teacher_probs": 96}
 ROOT = pathlib.Path(tasks.__file__).parents[1]
@@ -74,8 +76,9 @@ def test_names() -> None:
     for source in ("arith", "gsm8k_gold", "gsm8k_teacher", "seed"):
         for form in formats.FORMATS:
             assert f"{source}_{form}_v1" in seqio.TaskRegistry.names()
-        kinds = ("all", "in_context", "zero_shot", *(f"seed_{size}" for size in SEED_SIZES))
-        for kind in kinds:
+        sizes = [f"seed_{size}" for size in SEED_SIZES]
+        kinds = [f"{size}_{kind}" for size in sizes for kind in ("in_context", "zero_shot")]
+        for kind in ("all", "in_context", "zero_shot", *sizes, *kinds):
             assert f"{source}_{kind}_v1" in seqio.MixtureRegistry.names()
 
 
@@ -174,8 +177,82 @@ def test_draws_follow_the_seed_and_change_every_epoch() -> None:
     assert sum(a == b for a, b in zip(two[:half], other, strict=True)) == 0
 
 
+def questions_of(name: str, seed: int, num_epochs: int = 1, shard: tuple[int, int] | None = None):
+    """Returns question and sample of every example, in the order of training."""
+    dataset = seqio.get_mixture_or_task(name).get_dataset(
+        LENGTHS,
+        split="train",
+        shuffle=True,
+        seed=seed,
+        num_epochs=num_epochs,
+        shard_info=shard and seqio.ShardInfo(*shard),
+    )
+    return [(e["question_id"], int(e["sample_id"])) for e in dataset.as_numpy_iterator()]
+
+
+def test_by_question_a_questions_samples_follow_each_other_and_its_place_is_drawn(
+    rows: dict[str, dict],
+) -> None:
+    name = "arith_zero_shot_cot_by_question_v1"
+    two = questions_of(name, seed=0, num_epochs=2)
+    first, second = two[: len(two) // 2], two[len(two) // 2 :]
+    assert sorted(first) == sorted(second) == sorted(rows["train"])
+    for epoch in (first, second):
+        names = [question for question, _ in epoch]
+        starts = [at for at in range(len(names)) if at == 0 or names[at] != names[at - 1]]
+        assert len(starts) == len(set(names)) < len(names)
+    assert first != second
+    assert two == questions_of(name, seed=0, num_epochs=2)
+    assert first != questions_of(name, seed=1)
+    shards = [questions_of(name, seed=0, shard=(index, 2)) for index in (0, 1)]
+    assert sorted(shards[0] + shards[1]) == sorted(first)
+    assert not {question for question, _ in shards[0]} & {question for question, _ in shards[1]}
+
+
+def test_same_question_mixtures_hold_blocks_of_one_format_at_the_usual_rates() -> None:
+    usual = seqio.MixtureRegistry.get("gsm8k_teacher_seed_3b_v1")
+    ours = seqio.MixtureRegistry.get("gsm8k_teacher_seed_3b_same_question_v1")
+    rates = {task.name: ours.get_rate(task) for task in ours.tasks}
+    assert rates == {
+        task.name.replace("_cot_v1", "_cot_by_question_v1"): usual.get_rate(task)
+        for task in usual.tasks
+    }
+    mixture = seqio.get_mixture_or_task("arith_seed_3b_same_question_v1")
+    dataset = mixture.get_dataset(LENGTHS, split="train", shuffle=True, seed=0)
+    kinds = [
+        ("in_context" if len(e["inputs"]) > 100 else "zero_shot")
+        + ("_cot" if e["teacher_probs"].any() else "_answer_only")
+        for e in dataset.take(1500).as_numpy_iterator()
+    ]
+    sizes = seed_batches.BATCH_SIZES["3b"]
+    at = 0
+    while at + 600 <= len(kinds):
+        size = sizes.effective(kinds[at])
+        assert len(set(kinds[at : at + size])) == 1
+        at += size
+    assert len(set(kinds)) > 1
+
+
+def test_same_question_data_go_on_where_they_stood(tmp_path: pathlib.Path) -> None:
+    def iterator():
+        return data_of_runs.train_iterator(
+            "arith_seed_3b_same_question_v1", LENGTHS, batch_size=4, seed=0
+        )
+
+    whole, stopped, continued = iterator(), iterator(), iterator()
+    for _ in range(30):
+        next(whole)
+        next(stopped)
+    stopped.save(tmp_path / "position")
+    continued.restore(tmp_path / "position")
+    for _ in range(30):
+        left, right = next(whole), next(continued)
+        for name in left:
+            np.testing.assert_array_equal(left[name], right[name])
+
+
 def test_all_features_fit_the_declared_ones() -> None:
-    for name in ("arith_all_v1", "arith_seed_3b_v1"):
+    for name in ("arith_all_v1", "arith_seed_3b_v1", "arith_seed_3b_same_question_v1"):
         dataset = seqio.get_dataset(
             name,
             {**LENGTHS, "inputs": 640},
@@ -267,7 +344,8 @@ def test_importing_tasks_needs_no_data(tmp_path: pathlib.Path) -> None:
         text=True,
         check=True,
     )
-    assert done.stdout.strip() == "18"  # four formats of four sources, two verifiers
+    # four formats of four sources, two formats by question of three sources, two verifiers
+    assert done.stdout.strip() == "24"
     assert list(tmp_path.iterdir()) == []
 
 

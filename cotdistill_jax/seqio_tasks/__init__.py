@@ -4,7 +4,8 @@
 |---|---|
 | `registration.py` | `TaskFamily`, `FormattedTaskFamily`: a corpus in four formats, and mixtures of them |
 | `seed_batches.py` | how the paper batched its formats, and their weights |
-| `sources.py` | `CorpusSource`: the TFDS dataset on disk, with errors that say what to do |
+| `blocks.py` | `in_blocks`: a mixture that draws a format for many examples at once |
+| `sources.py` | `CorpusSource`, `ByQuestionSource`: the TFDS dataset on disk, with errors that say what to do |
 | `vocabularies.py` | `arith`, `t5`: the students' vocabularies as SeqIO objects |
 | `preprocessors.py` | rows of a corpus -> `inputs`, `targets`, teacher rows |
 | `demonstrations.py` | `in_context_inputs`: the four solved questions of an in-context input |

@@ -20,9 +20,9 @@ import seqio
 from cotdistill_jax import features, formats
 from cotdistill_jax.benchmarks import Question
 from cotdistill_jax.corpus import schema
-from cotdistill_jax.seqio_tasks import metrics, preprocessors
+from cotdistill_jax.seqio_tasks import blocks, metrics, preprocessors
 from cotdistill_jax.seqio_tasks.demonstrations import in_context_inputs
-from cotdistill_jax.seqio_tasks.sources import CorpusSource
+from cotdistill_jax.seqio_tasks.sources import ByQuestionSource, CorpusSource
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,13 +44,22 @@ class TaskFamily:
     pool: Callable[[], Sequence[Question]]
     top_k: int = schema.TOP_K
 
-    def task_name(self, form: str) -> str:
+    def task_name(self, form: str, by_question: bool = False) -> str:
         """Returns the name of the task in a format, such as `arith_zero_shot_cot_v1`."""
-        return f"{self.source}_{formats.get_format(form).name}_v1"
+        order = "_by_question" if by_question else ""
+        return f"{self.source}_{formats.get_format(form).name}{order}_v1"
 
     def add_tasks(self) -> list[str]:
         """Registers the task of every format and returns their names."""
         return [self._add_task(form) for form in formats.FORMATS.values()]
+
+    def add_by_question_tasks(self) -> list[str]:
+        """Registers, per chain-of-thought format, `{source}_{format}_by_question_v1`: a question's samples in a row."""
+        return [
+            self._add_task(form, by_question=True)
+            for form in formats.FORMATS.values()
+            if form.chain_of_thought
+        ]
 
     def add_mixture(self, name: str, rates: Mapping[str, float]) -> str:
         """Registers the mixture `{source}_{name}_v1` and returns its name.
@@ -64,18 +73,44 @@ class TaskFamily:
         seqio.MixtureRegistry.add(mixture, tasks)
         return mixture
 
-    def _add_task(self, form: formats.Format) -> str:
-        name = self.task_name(form.name)
+    def add_same_question_mixture(
+        self, name: str, rates: Mapping[str, float], block_sizes: Mapping[str, int]
+    ) -> str:
+        """Registers `{source}_{name}_same_question_v1` and returns its name: the same examples as `add_mixture`'s, arranged
+        in blocks of one format in which a question's samples follow each other.
+
+        Args:
+            name: Middle part of its name.
+            rates: Rate of each format's task, in examples; only their ratios matter.
+            block_sizes: Examples in a block of each format.
+        """
+        mixture = f"{self.source}_{name}_same_question_v1"
+        tasks = {
+            self.task_name(form, by_question=formats.get_format(form).chain_of_thought): form
+            for form in rates
+        }
+        seqio.MixtureRegistry.add(
+            mixture,
+            [(task, rates[form]) for task, form in tasks.items()],
+            sample_fn=blocks.in_blocks([block_sizes[tasks[task]] for task in sorted(tasks)]),
+        )
+        return mixture
+
+    def _add_task(self, form: formats.Format, by_question: bool = False) -> str:
+        name = self.task_name(form.name, by_question)
         vocabulary = self.vocabulary
+        steps = self._preprocessors(form)
+        if by_question:  # SeqIO's offline cache would forget the order
+            steps = [step for step in steps if not isinstance(step, seqio.CacheDatasetPlaceholder)]
         seqio.TaskRegistry.add(
             name,
-            source=CorpusSource(
+            source=(ByQuestionSource if by_question else CorpusSource)(
                 self._corpus(form),
                 schema.VERSION,
                 schema.SPLITS,
                 (lambda: vocabulary.sentencepiece_model_file) if self.has_teacher else None,
             ),
-            preprocessors=self._preprocessors(form),
+            preprocessors=steps,
             output_features=(
                 features.output_features(vocabulary, self.top_k)
                 if self.has_teacher
@@ -83,6 +118,7 @@ class TaskFamily:
             ),
             postprocess_fn=metrics.gold_or_prediction,
             metric_fns=[metrics.accuracy],
+            **({"shuffle_buffer_size": None} if by_question else {}),
         )
         return name
 

@@ -35,6 +35,11 @@ class BatchSizes:
     zero_shot_answer_only: int
     accumulation_steps: int
 
+    def effective(self, form: str) -> int:
+        """Returns the examples of an optimiser step of one format, such as 60 for `in_context_cot` of the 3B model."""
+        size: int = getattr(self, formats.get_format(form).name)
+        return self.accumulation_steps * size
+
 
 BATCH_SIZES: Mapping[str, BatchSizes] = MappingProxyType(
     {
@@ -88,11 +93,9 @@ def epoch(sizes: BatchSizes, num_examples: Mapping[str, int] = NUM_EXAMPLES) -> 
         KeyError: unknown format.
         ValueError: not one whole effective batch.
     """
-    for name in num_examples:
-        formats.get_format(name)
     micro_batches, dropped = {}, {}
     for name, examples in num_examples.items():
-        effective = sizes.accumulation_steps * getattr(sizes, name)
+        effective = sizes.effective(name)
         micro_batches[name] = examples // effective * sizes.accumulation_steps
         dropped[name] = examples % effective
     total = sum(micro_batches.values())

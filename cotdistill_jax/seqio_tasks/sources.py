@@ -108,3 +108,83 @@ class CorpusSource(seqio.TfdsDataSource):
                 f"{got}: its piece ids would mean other pieces. Use that vocabulary, or delete the folder and build the corpus "
                 "again."
             )
+
+
+class ByQuestionSource(CorpusSource):
+    """A `CorpusSource` that yields the rows of a question one after the other, the questions in a new order every epoch.
+
+    TFDS stores rows in the order of a hash, which scatters a question's samples. So the rows are read once, as they are
+    stored, and stay in memory: about 1 KB each. Their order in a question is that of the teacher's samples.
+    """
+
+    @property
+    def performs_internal_shuffling(self) -> bool:
+        """True: SeqIO must not shuffle, which would scatter the samples again."""
+        return True
+
+    @property
+    def supports_arbitrary_sharding(self) -> bool:
+        """True: a shard has whole questions."""
+        return True
+
+    def num_input_examples(self, split: str) -> None:
+        """Returns None: SeqIO would keep a small corpus in memory, in the order of the first epoch."""
+
+    def get_dataset(
+        self,
+        split: str | None = None,
+        shuffle: bool = True,
+        seed: int | None = None,
+        shard_info: seqio.ShardInfo | None = None,
+        **_: Any,
+    ) -> tf.data.Dataset:
+        """Returns the rows of one split, those of a question together.
+
+        Args:
+            split: One of the splits.
+            shuffle: Whether the questions come in a new order in each pass; False: in that of their names.
+            seed: Of that order.
+            shard_info: The part of the questions that is wanted.
+            **_: Of SeqIO; not used.
+
+        Raises:
+            FileNotFoundError: If the dataset is not there.
+            ValueError: If the corpus was aligned to another vocabulary.
+        """
+        rows, starts = _sorted_by_question(self.list_shards(split or "train"))
+        shard = shard_info or seqio.ShardInfo(0, 1)
+        questions = tf.data.Dataset.range(len(starts) - 1).shard(shard.num_shards, shard.index)
+        if shuffle:
+            questions = questions.shuffle(len(starts) - 1, seed, reshuffle_each_iteration=True)
+        records = questions.flat_map(
+            lambda number: tf.data.Dataset.from_tensor_slices(
+                rows[starts[number] : starts[number + 1]]
+            )
+        )
+        return records.map(
+            self._loader.info.features.deserialize_example, num_parallel_calls=tf.data.AUTOTUNE
+        )
+
+
+def _sorted_by_question(files: Sequence[str]) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns all stored rows, sorted by question and sample, and where each question starts, with the end at last.
+
+    Args:
+        files: Those of a split.
+
+    Example: rows of questions b, a, b become those of a, b, b, with starts [0, 1, 3].
+    """
+    names = {
+        "question_id": tf.io.FixedLenFeature([], tf.string),
+        "sample_id": tf.io.FixedLenFeature([], tf.int64),
+    }
+    stored: list[tuple[bytes, int, bytes]] = []
+    batches = tf.data.TFRecordDataset(list(files)).batch(1024)
+    for batch in batches.as_numpy_iterator():
+        named = tf.io.parse_example(batch, names)
+        of_batch = (named["question_id"].numpy(), named["sample_id"].numpy(), batch)
+        stored += zip(*of_batch, strict=True)
+    stored.sort(key=lambda row: row[:2])
+    questions = [question for question, _, _ in stored]
+    starts = [at for at in range(len(stored)) if at == 0 or questions[at] != questions[at - 1]]
+    return tf.constant([row for _, _, row in stored]), tf.constant([*starts, len(stored)], tf.int64)

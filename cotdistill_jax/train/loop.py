@@ -18,10 +18,11 @@ import tensorflow as tf
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from cotdistill_jax import network
+from cotdistill_jax import network, partitioning
 from cotdistill_jax.checkpoints import TrainCheckpoints, TrainState, list_steps
 from cotdistill_jax.losses import LossFn, sample_matching
 from cotdistill_jax.train import data, run_folder, run_lock, starting, step, stopping
+from cotdistill_jax.train.compilations import Compilations
 from cotdistill_jax.train.metrics_file import read_metrics
 from cotdistill_jax.train.metrics_log import MetricsLog
 from cotdistill_jax.train.window import NonFiniteLossError, OnNonfinite, Window
@@ -223,6 +224,7 @@ def train(
             log=log,
             window=window,
             stop=stop,
+            compilations=Compilations(train_step, log.say),
             keep_best_metric=keep_best_metric if keep_best else None,
         )
         if save_initial and first == 0 and checkpoints.latest_step() is None:
@@ -259,6 +261,7 @@ class _Loop:
     log: MetricsLog
     window: Window
     stop: stopping.StopSignal
+    compilations: Compilations
     keep_best_metric: str | None
 
     def run(self, state: TrainState) -> int:
@@ -268,11 +271,13 @@ class _Loop:
             self._evaluate(state, done)
         while done < plan.total and not self.stop.requested(done):
             batch = next(self.iterator)
-            state, metrics = self.train_step(state, step.put_batch(self.mesh, batch))
+            with partitioning.constrained_activations(self.mesh):
+                state, metrics = self.train_step(state, step.put_batch(self.mesh, batch))
             done += 1
             self.window.add(done, metrics, batch)
             if plan.due(done, plan.log_period):
                 self.window.close(done)
+                self.compilations.check(done)
                 with self._writing():
                     self.checkpoints.check()
             results: Mapping[str, float] = {}

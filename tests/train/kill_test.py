@@ -98,6 +98,7 @@ def _kill_many(runner, folder, kills, seed, **macros):
     _check_equal(whole, killed, steps)
     starts = (killed / "starts.jsonl").read_text().splitlines()
     assert len(starts) == kills + 1
+    assert "compiled again" not in runner.said(whole) + runner.said(killed)
     return half_written
 
 

@@ -44,7 +44,7 @@ def test_examples_that_are_too_long_are_named(tmp_path, capsys):
     assert "task long: 3 of 400 examples" in said and "3 in inputs (longest 1,125 tokens)" in said
 
 
-def test_a_run_continued_from_a_checkpoint_equals_an_uninterrupted_one(tmp_path, train_toy):
+def test_a_run_continued_from_a_checkpoint_equals_an_uninterrupted_one(tmp_path, train_toy, capsys):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     dropout = {"dropout_rate": 0.3}
     train_toy(whole, dropout)
@@ -56,6 +56,7 @@ def test_a_run_continued_from_a_checkpoint_equals_an_uninterrupted_one(tmp_path,
         return [(line["step"], line["loss"]) for line in metrics_file.read_metrics(run)]
 
     assert losses_of(whole) == losses_of(parts)
+    assert "compiled again" not in capsys.readouterr().out
 
 
 def test_microbatches_give_the_gradient_of_the_whole_batch(tmp_path, train_toy):

@@ -14,8 +14,8 @@ import pytest
 from cotdistill_jax import losses, network, partitioning
 from cotdistill_jax.train import step
 
-SCRIPT = """
-import json, sys
+SCRIPT = r"""
+import json, re, sys
 import jax, numpy as np, optax
 from cotdistill_jax import losses, network, partitioning
 from cotdistill_jax.train import step
@@ -39,10 +39,16 @@ def run(shape, optimizer, num_microbatches=1):
     train_step = step.make_train_step(mesh, CONFIG, losses.distribution_matching, optimizer, num_microbatches)
     state = step.init_state(mesh, CONFIG, optimizer, seed=0)
     for _ in range(3):
-        state, metrics = train_step(state, step.put_batch(mesh, batch()))
+        with partitioning.constrained_activations(mesh):
+            state, metrics = train_step(state, step.put_batch(mesh, batch()))
+    assert train_step._cache_size() == 1
     kernel = state.params["encoder"]["layers_0"]["mlp"]["wi_0"]["kernel"]
     total = sum(float(np.abs(leaf).sum()) for leaf in jax.tree.leaves(jax.device_get(state.params)))
-    return {"loss": float(metrics["loss"]), "total": total, "shards": str(kernel.sharding.spec)}
+    with partitioning.constrained_activations(mesh):
+        hlo = train_step.lower(state, batch()).compile().as_text()
+    # An array of all rows and positions, 8 * 12 / microbatches, in a collective: an activation that travels whole.
+    whole = re.findall(rf"= \S*f32\[{96 // num_microbatches},\d+\]\S* all-", hlo)
+    return {"loss": float(metrics["loss"]), "total": total, "shards": str(kernel.sharding.spec), "travels": whole}
 
 optimizers = {"adamw": optax.adamw(1e-3), "adafactor": optax.adafactor(1e-3, min_dim_size_to_factor=8)}
 jobs = json.loads(sys.argv[1])
@@ -80,6 +86,7 @@ def test_every_mesh_gives_the_losses_and_parameters_of_one_device():
         assert found["loss"] == pytest.approx(single[name]["loss"], rel=2e-5), (shape, name)
         assert found["total"] == pytest.approx(single[name]["total"], rel=2e-5), (shape, name)
         assert ("model" in found["shards"]) and ("fsdp" in found["shards"]), found["shards"]
+        assert found["travels"] == [], (shape, name)
 
 
 def test_mesh_that_does_not_divide_is_refused_with_every_reason():
