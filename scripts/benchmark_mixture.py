@@ -1,7 +1,8 @@
 """Measures real target tokens a second on a real mixture: our packed rows beside the seed's padded micro-batches.
 
     python scripts/benchmark_mixture.py --mixture=gsm8k_gold_all_v1
-    python scripts/benchmark_mixture.py --mixture=gsm8k_gold_seed_250m_v1 --samples_per_question=28 --inputs=1152 --targets=1152
+    python scripts/benchmark_mixture.py --mixture=gsm8k_gold_seed_780m_v1 --seed_sizes=780m --samples_per_question=28 \
+        --inputs=1152 --targets=1024 --rows=2 --num_microbatches=1 --num_loss_chunks=8
 
 | contender | work |
 |---|---|
@@ -38,8 +39,9 @@ import seqio
 import tensorflow as tf
 from absl import app, flags
 
-from cotdistill_jax import features, losses, network, partitioning, seqio_tasks
+from cotdistill_jax import features, losses, network, partitioning
 from cotdistill_jax.seqio_tasks import seed_batches
+from cotdistill_jax.seqio_tasks.blocks import in_blocks
 from cotdistill_jax.train import data, step
 
 flags.DEFINE_string("mixture", "gsm8k_gold_all_v1", "Mixture of the four formats.")
@@ -96,7 +98,7 @@ def register(mixture_name: str, samples: int) -> tuple[str, dict[str, float]]:
         )
         shares[name] = mixture.get_rate(task) / mixture.total_rate
     name = f"benchmark_{mixture.name}"
-    blocks = seqio_tasks.in_blocks([4 * samples] * len(shares)) if samples > 1 else None
+    blocks = in_blocks([4 * samples] * len(shares)) if samples > 1 else None
     seqio.MixtureRegistry.add(
         name, list(shares.items()), **({"sample_fn": blocks} if blocks else {})
     )
@@ -146,6 +148,7 @@ def make_ours(settings: Mapping[str, Any]) -> Callable[[], dict[str, Any]]:
         return time.perf_counter() - start, tokens
 
     def turn() -> dict[str, Any]:
+        train(lambda: last[0])  # takes back the memory that the others' turns pushed out
         kept = train(lambda: last[0])
         read = train(lambda: next(iterator))
         filled = {side: float((last[0][f"{side}_segment_ids"] > 0).mean()) for side in SIDES}

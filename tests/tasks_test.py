@@ -233,6 +233,21 @@ def test_same_question_mixtures_hold_blocks_of_one_format_at_the_usual_rates() -
     assert len(set(kinds)) > 1
 
 
+def test_samples_of_a_question_share_their_inputs_in_a_packed_row() -> None:
+    iterator = data_of_runs.train_iterator(
+        "arith_in_context_cot_by_question_v1", {**LENGTHS, "inputs": 640}, batch_size=64, seed=0
+    )
+    batch = next(iterator)
+    begins = (batch["decoder_positions"] == 0) & (batch["decoder_segment_ids"] > 0)
+    segments = batch["encoder_segment_ids"]
+    assert segments.max(axis=1).sum() < begins.sum()  # some questions of arith have two samples
+    for tokens, numbers in zip(batch["encoder_input_tokens"], segments, strict=True):
+        inputs = [tokens[numbers == number].tobytes() for number in range(1, numbers.max() + 1)]
+        assert len(set(inputs)) == len(inputs)
+    assert not batch["decoder_input_tokens"][begins].any()
+    np.testing.assert_array_equal(batch["decoder_segment_ids"].max(axis=1), segments.max(axis=1))
+
+
 def test_same_question_data_go_on_where_they_stood(tmp_path: pathlib.Path) -> None:
     def iterator():
         return data_of_runs.train_iterator(

@@ -54,7 +54,9 @@ class TaskFamily:
         return [self._add_task(form) for form in formats.FORMATS.values()]
 
     def add_by_question_tasks(self) -> list[str]:
-        """Registers, per chain-of-thought format, `{source}_{format}_by_question_v1`: a question's samples in a row."""
+        """Registers, per chain-of-thought format, `{source}_{format}_by_question_v1`: a question's samples in a row, in context
+        with the same demonstrations, so that packing stores their inputs once.
+        """
         return [
             self._add_task(form, by_question=True)
             for form in formats.FORMATS.values()
@@ -99,9 +101,6 @@ class TaskFamily:
     def _add_task(self, form: formats.Format, by_question: bool = False) -> str:
         name = self.task_name(form.name, by_question)
         vocabulary = self.vocabulary
-        steps = self._preprocessors(form)
-        if by_question:  # SeqIO's offline cache would forget the order
-            steps = [step for step in steps if not isinstance(step, seqio.CacheDatasetPlaceholder)]
         seqio.TaskRegistry.add(
             name,
             source=(ByQuestionSource if by_question else CorpusSource)(
@@ -110,7 +109,7 @@ class TaskFamily:
                 schema.SPLITS,
                 (lambda: vocabulary.sentencepiece_model_file) if self.has_teacher else None,
             ),
-            preprocessors=steps,
+            preprocessors=self._preprocessors(form, by_question),
             output_features=(
                 features.output_features(vocabulary, self.top_k)
                 if self.has_teacher
@@ -126,7 +125,7 @@ class TaskFamily:
         """Returns the TFDS name of the corpus that a format's task reads."""
         return self.source
 
-    def _preprocessors(self, form: formats.Format) -> list[Callable[..., Any]]:
+    def _preprocessors(self, form: formats.Format, by_question: bool) -> list[Callable[..., Any]]:
         from_teacher = self.has_teacher and form.chain_of_thought
         steps: list[Callable[..., Any]] = []
         if not form.chain_of_thought:
@@ -136,13 +135,13 @@ class TaskFamily:
             preprocessors.aligned_targets if from_teacher else preprocessors.text_targets(field)
         )
         inputs = (
-            in_context_inputs(self.pool, form, self.vocabulary)
+            in_context_inputs(self.pool, form, self.vocabulary, once_per_question=by_question)
             if form.in_context
             else preprocessors.zero_shot_inputs(form)
         )
-        # What is drawn anew for every epoch comes after the cache.
-        cache = seqio.CacheDatasetPlaceholder()
-        steps += [cache, inputs] if form.in_context else [inputs, cache]
+        # What is drawn anew for every epoch comes after the cache. The cache would forget the order of questions.
+        cache = [] if by_question else [seqio.CacheDatasetPlaceholder()]
+        steps += [*cache, inputs] if form.in_context else [inputs, *cache]
         return [*steps, *self._endings(from_teacher)]
 
     def _endings(self, from_teacher: bool) -> list[Callable[..., Any]]:
@@ -162,7 +161,7 @@ class FormattedTaskFamily(TaskFamily):
     def _corpus(self, form: formats.Format) -> str:
         return f"{self.source}/{form.name}"
 
-    def _preprocessors(self, form: formats.Format) -> list[Callable[..., Any]]:
+    def _preprocessors(self, form: formats.Format, by_question: bool) -> list[Callable[..., Any]]:
         targets = (
             preprocessors.aligned_targets
             if form.chain_of_thought
