@@ -146,7 +146,8 @@ def _open(path: str, dtype: str) -> Weights:
     if not stored.is_remote(path) and (local / "config.json").exists():
         return _open_hugging_face(local, dtype)
     parent, _, name = path.rstrip("/").rpartition("/")
-    at_step = name.startswith(f"{train_state.STEP_PREFIX}_")
+    prefix, _, number = name.rpartition("_")
+    at_step = prefix == train_state.STEP_PREFIX and number.isdigit()
     single_file = not stored.is_remote(path) and local.is_file()
     at = path if at_step or single_file else t5x_legacy.latest(path)
     params = stored.as_float32(t5x_legacy.open_tree(at))
