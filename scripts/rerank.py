@@ -3,15 +3,18 @@
     python scripts/rerank.py --verifier=RUN --predictions=SAMPLES/predictions/arith.zero_shot_cot.samples.jsonl \
         --greedy=EVAL/predictions/arith.zero_shot_cot.jsonl --output_dir=RERANKED
 
-Writes `scores.jsonl` (one line per sample), `results.json` (vote, best of n, weighted vote; for the first 1, 2, 4, ...
-samples) and a manifest. Prints the table and the paired comparisons (exact McNemar). Several files are taken as one
-set of questions.
+The best sample and the vote weighted by a score, for three scores: the verifier's verdict, its likelihood of the text as a right
+answer, and the student's own probability of it, which needs no verifier (`inference/verification.py` defines them).
+
+Writes `scores.jsonl` (one line per sample), `results.json` (every choice among the first 1, 2, 4, ... samples) and a manifest.
+Prints the table and the paired comparisons (exact McNemar) with greedy and with the vote. Several files are taken as one set of
+questions.
 """
 
 import argparse
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import cotdistill_jax
 from cotdistill_jax import inference
@@ -32,23 +35,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
     samples = _read(flags.predictions)
     (chosen,) = selection.select(flags.verifier)
     verifier = verifier_model.Verifier(selection.load(chosen, flags.vocab), flags.batch_size)
-    found = verifier.scores([s.question for s in samples], [s.text for s in samples])
-    scores = {sample.key: score for sample, score in zip(samples, found, strict=True)}
+    found = verifier.judge([s.question for s in samples], [s.text for s in samples])
+    judgements = {sample.key: one for sample, one in zip(samples, found, strict=True)}
+    scores = {
+        "verdict": {key: one.verdict for key, one in judgements.items()},
+        "likelihood": {key: one.likelihood for key, one in judgements.items()},
+        "student": verification.student_scores(samples),
+    }
     folder = flags.output_dir
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(row) + "\n" for row in verification.scores_to_json(scores)]
+    lines = [json.dumps(row) + "\n" for row in verification.judgements_to_json(judgements)]
     (folder / "scores.jsonl").write_text("".join(lines), encoding="utf-8")
     tallies, last = _tallies(samples, scores)
     results.write(folder, str(chosen.path), chosen.step, tallies)
     rule = scoring.rules_for(samples[0].benchmark)[0]
-    area = verification.separation(samples, scores, rule)
-    _write_manifest(folder, flags, len(samples), area)
+    areas = {
+        name: verification.separation(samples, values, rule) for name, values in scores.items()
+    }
+    _write_manifest(folder, flags, len(samples), areas)
     print(inference.table(tallies))
-    shown = "undefined: all samples right, or all wrong" if area is None else f"{area:.3f}"
-    print(f"\nverifier step {chosen.step}: area under the ROC curve {shown}")
+    print(f"\nverifier step {chosen.step}; area under the ROC curve of each score:")
+    for name, area in areas.items():
+        shown = "undefined: all samples right, or all wrong" if area is None else f"{area:.3f}"
+        print(f"  {name:<12}{shown}")
+    baselines = {"vote": last.pop("vote")}
     if flags.greedy:
-        last = {"greedy": _read(flags.greedy), **last}
-    _print_comparisons(last, rule)
+        baselines["greedy"] = _read(flags.greedy)
+    _print_comparisons(last, baselines, rule)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -70,34 +83,49 @@ def _read(files: Sequence[str]) -> list[Prediction]:
 
 
 def _tallies(
-    samples: Sequence[Prediction], scores: verification.Scores
+    samples: Sequence[Prediction], scores: Mapping[str, verification.Scores]
 ) -> tuple[list[inference.Result], dict[str, list[Prediction]]]:
     """Returns the result of every choice among the first 1, 2, 4, ... samples; and the choices among all of them."""
+    choices: dict[str, tuple[verification.Choice, verification.Scores]] = {
+        "vote": (verification.vote, {})
+    }
+    for name, values in scores.items():
+        choices[f"{name}_best"] = verification.best_of, values
+        choices[f"{name}_weighted_vote"] = verification.weighted_winner, values
     most = max(sample.sample_id for sample in samples) + 1
     tallies = []
     last: dict[str, list[Prediction]] = {}
-    for choice in verification.CHOICES:
+    for choice, (choose, values) in choices.items():
         for size in voting.sizes(most):
             some = [sample for sample in samples if sample.sample_id < size]
-            last[choice] = verification.chosen(some, choice, scores)
+            last[choice] = verification.chosen(some, choose, values)
             prompt = f"{samples[0].prompt}@{size}:{choice}"
             tallies.append(scoring.tally(samples[0].benchmark, prompt, last[choice]))
     return tallies, last
 
 
-def _print_comparisons(choices: dict[str, list[Prediction]], rule: str) -> None:
-    names = list(choices)
-    for place, name in enumerate(names):
-        for other in names[:place]:
-            found = inference.compare(choices[name], choices[other], rule)
-            print(
-                f"{name} against {other}: {found.difference:+.1%} of {found.n} questions, p = {found.p_value:.4f} "
-                f"(only {name} {len(found.only_left)}, only {other} {len(found.only_right)})"
-            )
+def _print_comparisons(
+    choices: Mapping[str, list[Prediction]], baselines: Mapping[str, list[Prediction]], rule: str
+) -> None:
+    """Prints every choice against each baseline, and the vote against greedy."""
+    pairs = [(name, base) for base in baselines for name in choices]
+    if "greedy" in baselines:
+        pairs.insert(0, ("vote", "greedy"))
+    everything = {**choices, **baselines}
+    print()
+    for name, base in pairs:
+        found = inference.compare(everything[name], everything[base], rule)
+        print(
+            f"{name} against {base}: {found.difference:+.1%} of {found.n} questions, p = {found.p_value:.2g} "
+            f"(only {name} {len(found.only_left)}, only {base} {len(found.only_right)})"
+        )
 
 
 def _write_manifest(
-    folder: pathlib.Path, flags: argparse.Namespace, num_samples: int, area: float | None
+    folder: pathlib.Path,
+    flags: argparse.Namespace,
+    num_samples: int,
+    areas: Mapping[str, float | None],
 ) -> None:
     manifest = {
         "artefact": "reranking",
@@ -106,7 +134,7 @@ def _write_manifest(
         "config": {"verifier": flags.verifier, "batch_size": flags.batch_size},
         "inputs": {file: file_sha256(pathlib.Path(file)) for file in flags.predictions},
         "counts": {"in": num_samples, "out": num_samples},
-        "area_under_roc": area,
+        "area_under_roc": dict(areas),
     }
     write_json_atomically(folder / MANIFEST_NAME, manifest)
 

@@ -1,4 +1,4 @@
-"""Tasks `{source}_verifier_v1`: question and rationale -> `yes` or `no`, from labelled samples.
+"""Tasks `{source}_verifier_v2`: `right` or `wrong` and a question -> a labelled sample of that kind.
 
 The samples lie in `$COTDISTILL_VERIFIER_DIR/{train,validation}.jsonl`, written by `scripts/label_samples.py`. Which source
 they are of is the caller's matter: the two tasks differ in their vocabulary.
@@ -16,7 +16,7 @@ DATA_DIR_VARIABLE = "COTDISTILL_VERIFIER_DIR"
 
 
 def read(split: str, shuffle_files: bool = False, seed: int | None = None) -> tf.data.Dataset:
-    """Returns the rendered examples of a split, with their words as target.
+    """Returns the rendered examples of a split.
 
     Raises:
         FileNotFoundError: the variable is not set, or the split is not there; the message says how to make it.
@@ -29,20 +29,10 @@ def read(split: str, shuffle_files: bool = False, seed: int | None = None) -> tf
     samples = verification.read_corpus(os.environ[DATA_DIR_VARIABLE], split)
     rows = {
         "question_id": [sample.question_id for sample in samples],
-        "inputs": [verification.render(s.question, s.rationale) for s in samples],
-        "targets": [verification.YES if s.right else verification.NO for s in samples],
+        "inputs": [verification.render(sample.question, sample.right) for sample in samples],
+        "targets": [sample.rationale for sample in samples],
     }
     return tf.data.Dataset.from_tensor_slices(rows)
-
-
-def accuracy(targets: list[str], predictions: list[str]) -> dict[str, float]:
-    """Returns the per cent of verdicts that are right, and of the more frequent verdict for comparison.
-
-    Example: `accuracy(["yes", "no", "no"], ["yes", "no", "yes"])` is `{"accuracy": 66.7, "most_frequent": 66.7}` rounded.
-    """
-    right = sum(target == said for target, said in zip(targets, predictions, strict=True))
-    most = max(targets.count(word) for word in (verification.YES, verification.NO))
-    return {"accuracy": 100 * right / len(targets), "most_frequent": 100 * most / len(targets)}
 
 
 for _source, _vocabulary in (
@@ -50,7 +40,7 @@ for _source, _vocabulary in (
     ("gsm8k", seqio_tasks.vocabularies.t5()),
 ):
     seqio.TaskRegistry.add(
-        f"{_source}_verifier_v1",
+        f"{_source}_verifier_v2",
         source=seqio.FunctionDataSource(read, splits=verification.SPLITS),
         preprocessors=[
             seqio.preprocessors.tokenize,
@@ -58,5 +48,5 @@ for _source, _vocabulary in (
             features.guard_lengths,
         ],
         output_features=features.text_features(_vocabulary),
-        metric_fns=[accuracy],
+        metric_fns=[],  # what counts is the choice among samples: scripts/rerank.py
     )

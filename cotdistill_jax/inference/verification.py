@@ -1,47 +1,83 @@
-"""The verifier: a FlanT5 that says whether a rationale solves its question, and reranking by what it says.
+"""The verifier: a FlanT5 that writes right or wrong rationales as it is told, and so can judge one; reranking by what it says.
 
-It reads `Q: <question>\\nA: <rationale>\\nRight?` and writes `yes` or `no`; its score of a sample is
-P(yes) / (P(yes) + P(no)). Labelled samples are prediction files with several samples per question, labelled by an
-answer rule; `tasks/verifier.py` makes a SeqIO task of them, and the embedded runner trains on it like on any other.
+It is trained on labelled samples: the input is the student's zero-shot input below the line `right` or `wrong`, the target is the
+sample. Of a new rationale r for a question q it gives two likelihoods, P(r | q, right) and P(r | q, wrong), and from them
 
-Two ways to choose among the samples of a question: `best_of`, the sample of the highest score, and `weighted_winner`,
-the answer whose samples have the highest sum of scores.
+    verdict = P(r | q, right) / (P(r | q, right) + P(r | q, wrong))          Bayes' rule, right and wrong equally likely before.
 
-Source: Cobbe et al. 2021 (arXiv 2110.14168), section 4; Li et al. 2022 (arXiv 2206.02336) for the weighted vote.
+Labelled samples are prediction files with several samples per question, labelled by an answer rule; `tasks/verifier.py` makes
+a SeqIO task of them, and either runner trains on it like on any other, best from the weights of the student that drew them.
+
+Ways to choose among the samples of a question: `vote`, the most frequent answer; `best_of`, the sample of the highest score;
+`weighted_winner`, the answer whose samples have the highest sum of scores. A score may be the verdict, the likelihood
+P(r | q, right), or the probability that the student itself gave the sample.
+
+Why likelihoods, not a word: a verifier that reads question and rationale and answers yes or no (Cobbe et al.) gets one bit per
+sample to learn from. A small network without pretraining learned from it which questions are hard, not which samples are wrong;
+as a writer it is taught at every token.
+
+Source: Cobbe et al. 2021 (arXiv 2110.14168), section 4, for verifiers; Krause et al. 2021 (arXiv 2009.06367) for class-conditional
+language models as classifiers; Li et al. 2022 (arXiv 2206.02336) for the weighted vote.
 """
 
 import collections
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import cotdistill_jax
+from cotdistill_jax import formats
 from cotdistill_jax.inference import predictions, scoring, voting
 from cotdistill_jax.inference.predictions import Prediction
 from cotdistill_jax.teacher.shards import MANIFEST_NAME, file_sha256, write_json_atomically
 
-INPUT_PARTS = ("Q: ", "\nA: ", "\nRight?")
-"""Text before the question, between question and rationale, and after the rationale."""
-YES, NO = "yes", "no"
+RIGHT, WRONG = "right", "wrong"
+STUDENT_FORMAT = formats.FORMATS["zero_shot_cot"]
 
 SPLITS = ("train", "validation")
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+SCORES = ("verdict", "likelihood", "student")
+"""What a sample can be scored by: P(right | q, r), P(r | q, right), or the student's own probability of the sample."""
 
 Scores = Mapping[tuple[str, int], float]
 Choice = Callable[[Sequence[Prediction], str, Scores], Prediction]
 
 
-def render(question: str, rationale: str) -> str:
-    """Returns what the verifier reads.
+def render(question: str, right: bool) -> str:
+    """Returns what the verifier reads before it writes, or judges, a rationale.
 
-    Example: `render("1 + 1?", "It is 2.")` is `"Q: 1 + 1?\\nA: It is 2.\\nRight?"`.
+    Example: `render("1 + 1?", True)` is `"right\\nQ: 1 + 1?\\nLet's think step by step"`.
     """
-    before, between, after = INPUT_PARTS
-    return f"{before}{question}{between}{rationale}{after}"
+    return f"{RIGHT if right else WRONG}\n{STUDENT_FORMAT.render_input(question)}"
+
+
+class Judgement(NamedTuple):
+    """What a verifier makes of a rationale.
+
+    Attributes:
+        log_prob_if_right: log P(r | q, right), natural logarithm, of the whole text.
+        log_prob_if_wrong: log P(r | q, wrong).
+    """
+
+    log_prob_if_right: float
+    log_prob_if_wrong: float
+
+    @property
+    def verdict(self) -> float:
+        """P(right | q, r), in [0, 1]: `Judgement(-2.0, -2.0).verdict == 0.5`."""
+        odds = self.log_prob_if_right - self.log_prob_if_wrong
+        return 1 / (1 + math.exp(-odds)) if odds > 0 else math.exp(odds) / (1 + math.exp(odds))
+
+    @property
+    def likelihood(self) -> float:
+        """P(r | q, right), in [0, 1]."""
+        return math.exp(self.log_prob_if_right)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,25 +222,18 @@ def weighted_winner(samples: Sequence[Prediction], rule: str, scores: Scores) ->
     return next(s for s in samples if s.extracted[rule] == best)
 
 
-def _vote(samples: Sequence[Prediction], rule: str, scores: Scores) -> Prediction:
+def vote(samples: Sequence[Prediction], rule: str, scores: Scores) -> Prediction:
+    """Returns the first sample that gives the most frequent answer; arguments as in `best_of`, the scores count nothing."""
     del scores
     return voting.winner(samples, rule)
 
 
-CHOICES: Mapping[str, Choice] = {
-    "vote": _vote,
-    "verifier_best": best_of,
-    "verifier_weighted_vote": weighted_winner,
-}
-"""Ways to choose a sample, by name."""
-
-
-def chosen(samples: Sequence[Prediction], choice: str, scores: Scores) -> list[Prediction]:
+def chosen(samples: Sequence[Prediction], choose: Choice, scores: Scores) -> list[Prediction]:
     """Returns the chosen sample of every question, by the headline rule of its benchmark, as its one prediction.
 
     Args:
         samples: graded samples, equally many of every question.
-        choice: a name in `CHOICES`.
+        choose: `vote`, `best_of` or `weighted_winner`.
         scores: by (question id, sample id).
 
     Raises:
@@ -214,8 +243,23 @@ def chosen(samples: Sequence[Prediction], choice: str, scores: Scores) -> list[P
     if not groups:
         raise ValueError("inference: no samples to choose from; expected at least one")
     rule = scoring.rules_for(samples[0].benchmark)[0]
-    winners = [CHOICES[choice](group, rule, scores) for group in groups.values()]
+    winners = [choose(group, rule, scores) for group in groups.values()]
     return [dataclasses.replace(winner, sample_id=0) for winner in winners]
+
+
+def student_scores(samples: Sequence[Prediction]) -> Scores:
+    """Returns the probability that the student gave each sample, at temperature 1; a baseline that needs no verifier.
+
+    Raises:
+        ValueError: a sample's probability is unknown, as in transcripts.
+    """
+    unknown = [sample.key for sample in samples if sample.log_prob is None]
+    if unknown:
+        raise ValueError(
+            f"inference: {len(unknown)} samples have no log_prob, such as {unknown[0]}; expected what "
+            "`python -m cotdistill_jax.inference --num_samples` wrote"
+        )
+    return {sample.key: math.exp(sample.log_prob or 0.0) for sample in samples}
 
 
 def separation(samples: Sequence[Prediction], scores: Scores, rule: str) -> float | None:
@@ -243,9 +287,11 @@ def separation(samples: Sequence[Prediction], scores: Scores, rule: str) -> floa
     return (total - right * (right + 1) / 2) / (right * wrong)
 
 
-def scores_to_json(scores: Scores) -> list[dict[str, Any]]:
-    """Returns scores as rows `{"id", "sample_id", "score"}`, in order."""
+def judgements_to_json(judgements: Mapping[tuple[str, int], Judgement]) -> list[dict[str, Any]]:
+    """Returns rows of `id`, `sample_id`, both log-probabilities and the verdict, in order."""
     return [
-        {"id": id_, "sample_id": sample, "score": round(score, 6)}
-        for (id_, sample), score in scores.items()
+        {"id": id_, "sample_id": sample}
+        | {name: round(value, 6) for name, value in judgement._asdict().items()}
+        | {"verdict": round(judgement.verdict, 6)}
+        for (id_, sample), judgement in judgements.items()
     ]

@@ -1,6 +1,8 @@
-"""Labels, choices and scores of a verifier; its task; and the two scripts, on a tiny random network."""
+"""Labels, choices and scores of a verifier, and its task, on a tiny random network."""
 
+import dataclasses
 import json
+import math
 
 import jax
 import numpy as np
@@ -41,7 +43,16 @@ def samples(row, texts, gold="5", finished=True):
 
 
 def test_what_the_verifier_reads():
-    assert verification.render("1 + 1?", "It is 2.") == "Q: 1 + 1?\nA: It is 2.\nRight?"
+    assert verification.render("1 + 1?", True) == "right\nQ: 1 + 1?\nLet's think step by step"
+    assert verification.render("1 + 1?", False) == "wrong\nQ: 1 + 1?\nLet's think step by step"
+
+
+def test_bayes_rule_and_its_limits():
+    assert verification.Judgement(-2.0, -2.0).verdict == 0.5
+    assert verification.Judgement(math.log(0.3), math.log(0.1)).verdict == pytest.approx(0.75)
+    assert verification.Judgement(math.log(0.3), math.log(0.1)).likelihood == pytest.approx(0.3)
+    for log_probs, verdict in (((0.0, -1e5), 1.0), ((-1e5, 0.0), 0.0)):
+        assert verification.Judgement(*log_probs).verdict == verdict
 
 
 def test_repeated_and_unfinished_samples_are_counted_and_left_out():
@@ -61,15 +72,25 @@ def test_the_choices():
     drawn = samples(0, ["is 4", "is 4.", "is 5", "so 5", "none"])
     scores = dict(zip([s.key for s in drawn], [0.3, 0.1, 0.2, 0.25, 0.9], strict=True))
 
-    def choose(name):
-        (found,) = verification.chosen(drawn, name, scores)
+    def choice(choose):
+        (found,) = verification.chosen(drawn, choose, scores)
         return found.text, found.sample_id
 
-    assert choose("vote") == ("is 4", 0)
-    assert choose("verifier_best") == ("is 4", 0)  # the highest score has no answer
-    assert choose("verifier_weighted_vote") == ("is 5", 0)  # 0.45 against 0.40
+    assert choice(verification.vote) == ("is 4", 0)
+    assert choice(verification.best_of) == ("is 4", 0)  # the highest score has no answer
+    assert choice(verification.weighted_winner) == ("is 5", 0)  # 0.45 against 0.40
     with pytest.raises(ValueError, match="no samples to choose from"):
-        verification.chosen([], "vote", {})
+        verification.chosen([], verification.vote, {})
+
+
+def test_the_students_own_probability_is_a_score():
+    drawn = samples(0, ["is 4", "is 5"])
+    assert verification.student_scores(drawn) == {s.key: pytest.approx(math.exp(-1)) for s in drawn}
+    unknown = [dataclasses.replace(drawn[0], log_prob=None)]
+    with pytest.raises(
+        ValueError, match=r"1 samples have no log_prob, such as \('arith/train/0', 0\)"
+    ):
+        verification.student_scores(unknown)
 
 
 def test_separation_is_the_area_under_the_curve():
@@ -122,9 +143,9 @@ def test_bad_labelled_samples(labelled, tmp_path):
 
 
 def test_the_task(labelled, monkeypatch):
-    task = seqio.TaskRegistry.get("arith_verifier_v1")
+    task = seqio.TaskRegistry.get("arith_verifier_v2")
     monkeypatch.delenv(tasks.verifier.DATA_DIR_VARIABLE, raising=False)
-    lengths = {"inputs": 32, "targets": 8}
+    lengths = {"inputs": 48, "targets": 16}
     with pytest.raises(FileNotFoundError, match="COTDISTILL_VERIFIER_DIR is not set"):
         task.get_dataset(lengths, "train")
     monkeypatch.setenv(tasks.verifier.DATA_DIR_VARIABLE, str(labelled))
@@ -135,30 +156,30 @@ def test_the_task(labelled, monkeypatch):
     }
     assert len(examples) == 16 and len(read) == 16
     (first, *_) = verification.read_corpus(labelled, "train")
-    rendered = verification.render(first.question, first.rationale).replace("\n", " ")
-    assert (rendered, "yes") in read
+    assert first.right
+    rendered = verification.render(first.question, True).replace("\n", " ")
+    assert (rendered, first.rationale) in read
+    assert sum(inputs.startswith("wrong ") for inputs, _ in read) == 8
     assert all(e["targets"][-1] == 1 and e["inputs"][-1] == 1 for e in examples)
-    assert tasks.verifier.accuracy(["yes", "no", "no"], ["yes", "no", "yes"]) == pytest.approx(
-        {"accuracy": 200 / 3, "most_frequent": 200 / 3}
-    )
 
 
-def test_scores_are_the_networks_own_whatever_the_batch():
+def test_judgements_are_the_networks_own_whatever_the_batch():
     params = checkpoints.init_variables(CONFIG, jax.random.key(0))["params"]
     model = checkpoints.Model(
         CONFIG, params, corpus.arith_vocabulary(), 0, 0, corpus.arith_vocabulary()
     )
-    questions = ["1 + 1?", "Olga buys 7 boxes of 9 marbles. How many?", "2 + 2?"]
-    rationales = ["It is 2.", "7 * 9 = 63. The answer is 63", "5"]
-    one = verifier_model.Verifier(model, batch_size=1).scores(questions, rationales)
-    three = verifier_model.Verifier(model, batch_size=3).scores(questions, rationales)
-    np.testing.assert_allclose(one, three, atol=1e-5)
+    questions = ["1 + 1?", "Olga buys 7 boxes of 9 marbles. How many?", "2 + 2?", "1 + 1?"]
+    rationales = ["It is 2.", "7 * 9 = 63. The answer is 63", "5", "It is 2."]
+    one = verifier_model.Verifier(model, batch_size=1).judge(questions, rationales)
+    three = verifier_model.Verifier(model, batch_size=3).judge(questions, rationales)
+    np.testing.assert_allclose(one, three, rtol=1e-5)
+    assert one[3] == one[0] and len(set(one)) == 3
 
     processor = seqio.SentencePieceVocabulary(str(corpus.arith_vocabulary()))
 
-    def log_prob(word):
-        inputs = [*processor.encode(verification.render(questions[0], rationales[0])), 1]
-        targets = [*processor.encode(word), 1]
+    def log_prob(right):
+        inputs = [*processor.encode(verification.render(questions[0], right)), 1]
+        targets = [*processor.encode(rationales[0]), 1]
         logits = network.Transformer(CONFIG).apply(
             {"params": params},
             np.array([inputs]),
@@ -169,6 +190,5 @@ def test_scores_are_the_networks_own_whatever_the_batch():
         log_probs = np.asarray(jax.nn.log_softmax(logits[0]))
         return sum(log_probs[place, token] for place, token in enumerate(targets))
 
-    yes, no = np.exp(log_prob("yes")), np.exp(log_prob("no"))
-    assert one[0] == pytest.approx(yes / (yes + no), abs=1e-5)
-    assert len({round(score, 6) for score in one}) == 3
+    assert one[0] == pytest.approx((log_prob(True), log_prob(False)), rel=1e-5)
+    assert one[0].log_prob_if_right != one[0].log_prob_if_wrong
