@@ -1,4 +1,4 @@
-"""Labels, choices and scores of a verifier; its task; and the two scripts, on a tiny random network."""
+"""Labels, choices and scores of a verifier, and its task, on a tiny random network."""
 
 import dataclasses
 import json
