@@ -44,7 +44,8 @@ def report(text: str, needs: "Needs", dtype: object) -> None:
     gib = {
         "parameters": needs.parameter_bytes,
         "optimizer": needs.optimizer_bytes,
-        "activations and gradients": needs.temporary_bytes,
+        "gradients": needs.gradient_bytes,
+        "activations": needs.activation_bytes,
         "batch": needs.batch_bytes,
         "together": needs.bytes,
     }
@@ -78,7 +79,7 @@ def main(unparsed: Sequence[str]) -> None:
 
     gin_config.parse([*_FILES.value, "gin/runs/finetune.gin"], [*_BINDINGS, "MODEL_DIR = 'none'"])
     macro = {name: gin.query_parameter(f"{name}/macro.value") for name in (
-        "TASK_FEATURE_LENGTHS", "BATCH_SIZE", "NUM_MICROBATCHES", "PACK", "LOSS_FN")}  # fmt: skip
+        "TASK_FEATURE_LENGTHS", "BATCH_SIZE", "NUM_MICROBATCHES", "NUM_LOSS_CHUNKS", "PACK", "LOSS_FN")}  # fmt: skip
     config = gin.get_configurable(network.T5Config)()
     optimizer = gin.get_configurable(optimizers.chain)()
     loss_fn = macro["LOSS_FN"].scoped_configurable_fn
@@ -86,10 +87,12 @@ def main(unparsed: Sequence[str]) -> None:
         macro["TASK_FEATURE_LENGTHS"], macro["BATCH_SIZE"], macro["PACK"]
     )
     how = (
-        "all layers compiled, microbatches as one batch"
+        "all layers compiled, the inside of loops counted once"
         if _FULL.value
         else "compiled with one and two layers a stack, the rest in a straight line"
     )
+    if config.scan_layers and not _FULL.value:
+        how += "; memory of the whole program"
     print(
         f"{', '.join(_FILES.value)}: {macro['BATCH_SIZE']} rows a step in {macro['NUM_MICROBATCHES']} parts; {how}"
     )
@@ -99,12 +102,15 @@ def main(unparsed: Sequence[str]) -> None:
     for text, shape in shapes.items():
         mesh = partitioning.make_mesh(shape, jax.devices()[: math.prod(shape)])
         partitioning.check_mesh(mesh, config, macro["BATCH_SIZE"], macro["NUM_MICROBATCHES"])
-        if _FULL.value:
-            needs = planning.measure(mesh, config, loss_fn, optimizer, batch)
-        else:
-            needs = planning.estimate(
-                mesh, config, loss_fn, optimizer, batch, macro["NUM_MICROBATCHES"]
-            )
+        needs = (planning.measure if _FULL.value else planning.estimate)(
+            mesh,
+            config,
+            loss_fn,
+            optimizer,
+            batch,
+            macro["NUM_MICROBATCHES"],
+            macro["NUM_LOSS_CHUNKS"],
+        )
         report(text, needs, config.dtype)
 
 

@@ -1,11 +1,11 @@
 """Published peak numbers of the accelerators that a plan is made for; each names its source.
 
-Checked in November 2026 against docs.cloud.google.com/tpu/docs/v5p-training (459 TFLOP/s, 95 GiB, links of 1,200 GB/s in both
-directions over three axes), cloud.google.com/tpu/docs/v5e (197 TFLOP/s, 16 GB, links of 1,600 Gbit/s over two axes), for the
-A100 glennklockwood.com/garden/processors/A100, which cites NVIDIA's datasheet (312 and 156 TFLOP/s, NVLink 300 + 300 GB/s), and for
-TPU v4 glennklockwood.com/garden/tpuv4, which cites Google's page (275 TFLOP/s, 32 GB). NVLink and memory of H100 and H200:
-acecloud.ai/blog/nvidia-b200-vs-h200-h100-a100 (900 GB/s in both directions, 80 and 141 GB). Not found again there: TPU v3, the peaks
-of H100 and H200; these are from the sources in the table.
+Looked up in November 2026. Google's pages: TPU v3 (123 TFLOP/s and 32 GiB a chip of two cores), v5e (197 TFLOP/s, 16 GB, links of
+1,600 Gbit/s over two axes), v5p (459 TFLOP/s, 95 GiB, links of 1,200 GB/s in both directions over three axes). NVIDIA's datasheets
+were read as quoted elsewhere: A100 (312 and 156 TFLOP/s, NVLink 300 + 300 GB/s, 40 or 80 GB) and H100 SXM (989.4 and 494.7 TFLOP/s
+without sparsity, NVLink 900 GB/s in both directions, 80 GB) at glennklockwood.com/garden/processors, H200 (H100's chip, 141 GB) at
+aiwiki.ai/wiki/nvidia_h200; so was Google's page on TPU v4 (275 TFLOP/s, 32 GB), at glennklockwood.com/garden/tpuv4. Links of TPU v3:
+the 340 TB/s that its page gives for an all-reduce over 1,024 chips are four links of 82 GB/s a chip; those of v4 were not found again.
 """
 
 import dataclasses
@@ -40,7 +40,8 @@ CHIPS = (
     Chip("TPU v4", 275e12, 275e12, 32 * GIB, 90e9, "cloud.google.com/tpu/docs/v4; links: jax-ml.github.io/scaling-book/tpus"),
     Chip("TPU v5e", 197e12, 197e12, 16 * GIB, 90e9, "cloud.google.com/tpu/docs/v5e; links: jax-ml.github.io/scaling-book/tpus"),
     Chip("TPU v5p", 459e12, 459e12, 95 * GIB, 180e9, "cloud.google.com/tpu/docs/v5p; links: jax-ml.github.io/scaling-book/tpus"),
+    Chip("A100 40GB", 312e12, 156e12, 40e9, 300e9, "NVIDIA A100 datasheet, SXM: NVLink 600 GB/s in both directions"),
     Chip("A100 80GB", 312e12, 156e12, 80e9, 300e9, "NVIDIA A100 datasheet, SXM: NVLink 600 GB/s in both directions"),
-    Chip("H100", 989e12, 494.5e12, 80e9, 450e9, "NVIDIA H100 datasheet, SXM, dense: NVLink 900 GB/s in both directions"),
-    Chip("H200", 989e12, 494.5e12, 141e9, 450e9, "NVIDIA H200 datasheet, SXM, dense: NVLink 900 GB/s in both directions"),
+    Chip("H100", 989.4e12, 494.7e12, 80e9, 450e9, "NVIDIA H100 datasheet, SXM, dense: NVLink 900 GB/s in both directions"),
+    Chip("H200", 989.4e12, 494.7e12, 141e9, 450e9, "NVIDIA H200 datasheet, SXM, dense: NVLink 900 GB/s in both directions"),
 )  # fmt: skip

@@ -1,11 +1,13 @@
 """What a run needs, known before it starts: the training step is compiled ahead of time for a simulated mesh.
 
 Parameters and optimizer state are counted from shapes and shardings, exactly. FLOPs, activation memory and collectives
-are XLA's own figures for the compiled program of one device. As a 24-layer step takes long to compile, `estimate`
-compiles one and two layers and goes on in a straight line; `measure` compiles what it is given.
+are XLA's own figures for the compiled program of one device. XLA counts the body of a loop once, and a 24-layer step takes
+long to compile, so `estimate` takes FLOPs and collectives from one and two unrolled layers and goes on in a straight line.
+Memory is that of the real program where its layers are scanned, which compiles fast, else of a straight line, too.
 
 Limits: XLA's CPU compiler stands in for the accelerator's. It widens bfloat16 activations to float32 where it multiplies
-matrices, it does not make reduce-scatters, and it fuses otherwise: activations are an upper estimate, collectives too.
+matrices, it does not make reduce-scatters, it fuses otherwise, and what unrolled layers compute again to save memory it computes
+too early to save any: activations are an upper estimate, collectives too.
 """
 
 import collections
@@ -43,7 +45,8 @@ class Needs:
       parameter_bytes: its part of the parameters.
       optimizer_bytes: its part of the optimizer state.
       batch_bytes: its part of the batch.
-      temporary_bytes: activations, gradients and buffers of collectives.
+      gradient_bytes: its part of the gradient, twice where microbatches add theirs up.
+      activation_bytes: what else the step holds at its worst moment: activations, buffers of collectives.
       flops: floating-point operations.
       collectives: kind -> bytes of the arrays that come out of such operations.
     """
@@ -51,14 +54,16 @@ class Needs:
     parameter_bytes: float
     optimizer_bytes: float
     batch_bytes: float
-    temporary_bytes: float
+    gradient_bytes: float
+    activation_bytes: float
     flops: float
     collectives: Mapping[str, float]
 
     @property
     def bytes(self) -> float:
         """All of its memory."""
-        return self.parameter_bytes + self.optimizer_bytes + self.batch_bytes + self.temporary_bytes
+        state = self.parameter_bytes + self.optimizer_bytes + self.gradient_bytes
+        return state + self.batch_bytes + self.activation_bytes
 
     def fits(self, chip: Chip) -> bool:
         """Returns whether nine tenths of the chip's memory hold it."""
@@ -109,8 +114,12 @@ def measure(
     loss_fn: LossFn,
     optimizer: optax.GradientTransformation,
     batch: Mapping[str, jax.ShapeDtypeStruct],
+    num_microbatches: int = 1,
+    num_loss_chunks: int = 1,
 ) -> Needs:
-    """Returns the needs of a step over the whole batch at once, from compiling it; nothing is computed.
+    """Returns the needs of a step, from compiling it as it would run; nothing is computed.
+
+    FLOPs and collectives inside loops (microbatches, chunks of the loss, scanned layers) count once.
 
     Args:
       mesh: devices, simulated ones too.
@@ -118,19 +127,31 @@ def measure(
       loss_fn: as in the run.
       optimizer: as in the run.
       batch: from `abstract_batch`.
+      num_microbatches: as in the run.
+      num_loss_chunks: as in the run.
     """
     state = jax.eval_shape(lambda: step.init_state(mesh, config, optimizer, seed=0))
     shardings = step.state_shardings(mesh, config, optimizer)
-    train_step: Any = step.make_train_step(mesh, config, loss_fn, optimizer)
-    compiled = train_step.lower(state, batch).compile()
+    train_step: Any = step.make_train_step(
+        mesh,
+        config,
+        loss_fn,
+        optimizer,
+        num_microbatches=num_microbatches,
+        num_loss_chunks=num_loss_chunks,
+    )
+    with partitioning.constrained_activations(mesh):
+        compiled = train_step.lower(state, batch).compile()
     rows = partitioning.batch_sharding(mesh)
-    costs = compiled.cost_analysis()
+    parameters = _device_bytes(state.params, shardings.params)
+    gradients = parameters * min(num_microbatches, 2)
     return Needs(
-        parameter_bytes=_device_bytes(state.params, shardings.params),
+        parameter_bytes=parameters,
         optimizer_bytes=_device_bytes(state.opt_state, shardings.opt_state),
         batch_bytes=_device_bytes(batch, {name: rows for name in batch}),
-        temporary_bytes=float(compiled.memory_analysis().temp_size_in_bytes),
-        flops=float(costs["flops"]),
+        gradient_bytes=gradients,
+        activation_bytes=compiled.memory_analysis().temp_size_in_bytes - gradients,
+        flops=float(compiled.cost_analysis()["flops"]),
         collectives=collective_bytes(compiled.as_text()),
     )
 
@@ -142,11 +163,11 @@ def estimate(
     optimizer: optax.GradientTransformation,
     batch: Mapping[str, jax.ShapeDtypeStruct],
     num_microbatches: int = 1,
+    num_loss_chunks: int = 1,
 ) -> Needs:
-    """Returns the needs of a deep network's step, from compiling it with one and with two layers a stack.
+    """Returns the needs of a deep network's step, see the module docstring.
 
-    Layers are compiled unrolled: XLA counts the body of a loop once. Microbatches multiply FLOPs and collectives; they
-    cost the memory of one microbatch and of one more copy of the gradient.
+    Microbatches multiply FLOPs and collectives; they cost the memory of one microbatch and of one more copy of the gradient.
 
     Raises:
       ValueError: encoder and decoder differ in depth, or microbatches do not divide the batch.
@@ -174,23 +195,31 @@ def estimate(
         )
         for layers in (1, 2)
     )
+    unrolled = _straight_line(shallow, deeper, depth, num_microbatches)
+    if not config.scan_layers:
+        return unrolled
+    whole = measure(mesh, config, loss_fn, optimizer, batch, num_microbatches, num_loss_chunks)
+    return dataclasses.replace(whole, flops=unrolled.flops, collectives=unrolled.collectives)
 
-    def line(one: float, two: float) -> float:
-        return one + (depth - 1) * (two - one)
 
-    kinds = sorted({*shallow.collectives, *deeper.collectives})
-    parameters = line(shallow.parameter_bytes, deeper.parameter_bytes)
-    gradient = parameters if num_microbatches > 1 else 0.0
+def _straight_line(one: Needs, two: Needs, depth: int, num_microbatches: int) -> Needs:
+    """Returns the needs of `depth` layers and several microbatches from those of one and of two layers and one microbatch."""
+
+    def line(first: float, second: float) -> float:
+        return first + (depth - 1) * (second - first)
+
+    parameters = line(one.parameter_bytes, two.parameter_bytes)
     return Needs(
         parameter_bytes=parameters,
-        optimizer_bytes=line(shallow.optimizer_bytes, deeper.optimizer_bytes),
-        batch_bytes=shallow.batch_bytes * num_microbatches,
-        temporary_bytes=line(shallow.temporary_bytes, deeper.temporary_bytes) + gradient,
-        flops=line(shallow.flops, deeper.flops) * num_microbatches,
+        optimizer_bytes=line(one.optimizer_bytes, two.optimizer_bytes),
+        batch_bytes=one.batch_bytes * num_microbatches,
+        gradient_bytes=parameters * min(num_microbatches, 2),
+        activation_bytes=line(one.activation_bytes, two.activation_bytes),
+        flops=line(one.flops, two.flops) * num_microbatches,
         collectives={
             kind: num_microbatches
-            * max(0.0, line(shallow.collectives.get(kind, 0.0), deeper.collectives.get(kind, 0.0)))
-            for kind in kinds
+            * max(0.0, line(one.collectives.get(kind, 0.0), two.collectives.get(kind, 0.0)))
+            for kind in sorted({*one.collectives, *two.collectives})
         },
     )
 

@@ -1,6 +1,7 @@
 """Every shipped experiment parses with the embedded runner's file, names a task that exists, and its model builds."""
 
 import pathlib
+import re
 
 import gin
 import jax
@@ -8,7 +9,8 @@ import pytest
 import seqio
 
 import tasks  # noqa: F401  (registers)
-from cotdistill_jax import checkpoints, network
+from cotdistill_jax import checkpoints, network, partitioning
+from cotdistill_jax.seqio_tasks import seed_batches
 from cotdistill_jax.train import gin_config, optimizers
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -47,6 +49,26 @@ def test_leaf_parses_and_its_model_builds(leaf, tmp_path):
     assert gin.query_parameter("MIXTURE_OR_TASK_NAME/macro.value") in known
     header = (ROOT / leaf).read_text().split("include")[0]
     assert all(word in header for word in ("What:", "Command:", "Hardware:", "ccuracy"))
+
+
+@pytest.mark.parametrize("leaf", [leaf for leaf in LEAVES if "gsm8k_teacher" in leaf])
+def test_leaf_trains_as_long_as_the_original_and_its_mesh_divides(leaf):
+    gin_config.parse([leaf, RUN], ["MODEL_DIR = 'x'"])
+    names = ("TRAIN_STEPS", "SEED_SCHEDULE_STEPS", "BATCH_SIZE", "NUM_MICROBATCHES", "MESH_SHAPE")
+    steps, schedule, rows, parts, shape = (
+        gin.query_parameter(f"{name}/macro.value") for name in names
+    )
+    mixture = gin.query_parameter("MIXTURE_OR_TASK_NAME/macro.value")
+    size, kind = re.fullmatch(r"gsm8k_teacher_seed_(\d+[mb])_?(.*)_v1", mixture).groups()
+    kind = kind if kind in ("in_context", "zero_shot") else ""
+    examples = {k: n for k, n in seed_batches.NUM_EXAMPLES.items() if k.startswith(kind)}
+    epoch = seed_batches.epoch(seed_batches.BATCH_SIZES[size], examples)
+    assert schedule == 10 * epoch.total_micro_batches
+    assert steps == 10 * epoch.optimizer_steps
+    mesh = jax.sharding.AbstractMesh(shape, partitioning.MESH_AXES)
+    partitioning.check_mesh(mesh, gin.get_configurable(network.T5Config)(), rows, parts)
+    lengths = gin.query_parameter("TASK_FEATURE_LENGTHS/macro.value")
+    assert lengths["targets"] % gin.query_parameter("NUM_LOSS_CHUNKS/macro.value") == 0
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -52,6 +52,25 @@ def test_a_line_through_two_depths_meets_the_whole_network(needs):
     assert line.batch_bytes == whole.batch_bytes == 4 * 4 * (3 * 16 + 5 * 8 + 2 * 8 * 5)
 
 
+def test_scanned_layers_need_the_same_flops_and_with_remat_less_memory(needs):
+    mesh = partitioning.make_mesh((1, 1, 1), jax.devices()[:1])
+    arguments = (
+        losses.distribution_matching,
+        optax.adamw(1e-3),
+        planning.abstract_batch(LENGTHS, 4),
+    )
+    plain, remat = (
+        planning.estimate(
+            mesh, dataclasses.replace(CONFIG, scan_layers=True, remat=remat), *arguments
+        )
+        for remat in ("none", "full")
+    )
+    assert plain.flops == needs[1].flops
+    assert plain.parameter_bytes == needs[0].parameter_bytes
+    assert remat.flops > 1.15 * plain.flops
+    assert remat.activation_bytes < 0.6 * plain.activation_bytes
+
+
 def test_flops_are_at_least_those_of_the_products_with_weights(needs):
     whole, _ = needs
     kernels = 4 * 16 * 16  # query, key, value, out
@@ -70,7 +89,9 @@ def test_microbatches_multiply_flops_and_cost_one_gradient():
     half = planning.estimate(*arguments, planning.abstract_batch(lengths, 2))
     two = planning.estimate(*arguments, planning.abstract_batch(lengths, 4), num_microbatches=2)
     assert two.flops == 2 * half.flops
-    assert two.temporary_bytes == half.temporary_bytes + half.parameter_bytes
+    assert half.gradient_bytes == half.parameter_bytes
+    assert two.gradient_bytes == 2 * two.parameter_bytes
+    assert two.activation_bytes == half.activation_bytes
     with pytest.raises(ValueError, match="3 rows in 2 microbatches"):
         planning.estimate(*arguments, planning.abstract_batch(lengths, 3), num_microbatches=2)
 
@@ -85,7 +106,7 @@ def test_collectives_are_counted_by_kind():
 def test_time_and_fit_follow_from_the_peaks():
     chip = chips.Chip("a", 100.0, 50.0, 1000.0, 10.0, "here")
     needs = planning.Needs(
-        500.0, 200.0, 100.0, 100.0, 80.0, {"all-reduce": 10.0, "all-gather": 5.0}
+        500.0, 200.0, 100.0, 40.0, 60.0, 80.0, {"all-reduce": 10.0, "all-gather": 5.0}
     )
     assert needs.seconds(chip, "bfloat16") == pytest.approx(80 / 40 + 25 / 10)
     assert needs.seconds(chip, "float32") == pytest.approx(80 / 20 + 25 / 10)
