@@ -65,8 +65,6 @@ def test_a_mesh_that_does_not_divide_is_refused_and_one_that_does_is_planned():
     done = run("plan_run.py", *leaf, "--mesh=fsdp=3")
     assert done.returncode != 0
     assert "emb_dim = 128 over fsdp = 3; batch_size / num_microbatches = 4" in done.stderr
-    done = run("plan_run.py", *leaf, "--mesh=pipeline=2")
-    assert "'pipeline=2' is not one of ('data', 'fsdp', 'model') = a number" in done.stderr
     done = run("plan_run.py", *leaf, "--mesh=fsdp=2,model=2", "--gin.SCAN_LAYERS=True")
     assert done.returncode == 0, done.stderr[-2000:]
     assert "memory of the whole program" in done.stdout

@@ -1,8 +1,10 @@
 """Full disks, folders that vanish, slow writers: the run stops and says what is left, and goes on when there is room again."""
 
+import contextlib
 import pathlib
 import resource
 import shutil
+import subprocess
 import time
 
 import jax
@@ -20,6 +22,22 @@ def largest_file():
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own, 8 MB, as (its folder, a function that mounts it again with other options)."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this user may not mount a file system")
+
+    def remount(options):
+        subprocess.run(["mount", "-o", f"remount,{options}", folder], check=True)
+
+    yield folder, remount
+    subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 class At:
@@ -68,6 +86,41 @@ def _wait_for(path: pathlib.Path):
     while not path.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert path.exists()
+
+
+def test_a_disk_without_one_free_byte_stops_the_run_and_the_same_call_goes_on(
+    tmp_path, train_toy, small_disk
+):
+    run, whole = small_disk[0] / "run", tmp_path / "whole"
+    filler = small_disk[0] / "filler"
+
+    def fill():
+        _wait_for(run / "checkpoint_2")
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(b"0" * 4096)
+
+    # A line of metrics may still find room in its file's last block; the checkpoint of step 4 finds none.
+    with pytest.raises(OSError, match=r"No space left|a checkpoint could not be written"):
+        train_toy(run, learning_rate_schedule=At(3, fill))
+    assert checkpoints.list_steps(run) == [2]
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(_params(run)))
+    filler.unlink()
+    assert train_toy(run) == (6, True)
+    train_toy(whole)
+    jax.tree.map(np.testing.assert_array_equal, _params(run), _params(whole))
+    assert [line["step"] for line in metrics_file.read_metrics(run)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_read_only_folder_is_refused_and_its_checkpoint_stays_readable(train_toy, small_disk):
+    folder, remount = small_disk
+    train_toy(folder / "run", total_steps=2)
+    remount("ro")
+    with pytest.raises(OSError, match=r"run folder can't be written \(Read-only file system\)"):
+        train_toy(folder / "run")
+    assert checkpoints.load_model(folder / "run").step == 2
+    remount("rw")
+    assert train_toy(folder / "run") == (6, True)
 
 
 def test_vanished_folder_stops_the_run(tmp_path, train_toy):

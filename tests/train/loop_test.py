@@ -153,12 +153,14 @@ def test_sigterms_save_one_checkpoint_and_the_same_command_continues(tmp_path, r
     while time.monotonic() < deadline and _last_step(run) < 3:
         time.sleep(0.02)
     os.kill(pid, signal.SIGTERM)
+    asked = time.monotonic()
     # Impatient: another one before the save, and one while it is under way.
     os.kill(pid, signal.SIGTERM)
     while time.monotonic() < deadline and not list(run.glob("checkpoint_*")):
         time.sleep(0.001)
     os.kill(pid, signal.SIGTERM)
     said = runner.finish(pid, run)
+    assert time.monotonic() - asked < 30  # what clusters and clouds give at least
     (stopped,) = checkpoints.list_steps(run)
     assert f"stopped by SIGTERM after step {stopped} of 100000; its checkpoint is saved" in said
     assert "run the same command to continue" in said
@@ -171,6 +173,9 @@ def test_sigterms_save_one_checkpoint_and_the_same_command_continues(tmp_path, r
     assert f"continuing {run} after step {stopped} of {total}" in said
     lines = metrics_file.read_metrics(run)
     assert [line["step"] for line in lines] == list(range(1, total + 1))
+    whole = tmp_path / "whole"
+    runner.finish(runner.start_toy(whole, BATCH_SIZE=4, schedule="constant", **endless), whole)
+    jax.tree.map(np.testing.assert_array_equal, _params(run), _params(whole))
 
 
 def _last_step(run):
