@@ -3,7 +3,7 @@
 #
 #     bash scripts/demonstrate_verifier.sh [FOLDER]        (default: runs/verifier)
 #
-# Every stage is a public command; running this again goes on where it was interrupted.
+# Every stage is a public command; running this again goes on where it was interrupted. 2 shared CPU cores: 51 minutes, much of it waiting.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/environment.sh ""

