@@ -74,7 +74,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 @contextlib.contextmanager
 def constrained_activations(mesh: Mesh) -> Iterator[None]:
-    """Lets the network's sharding constraints take hold in what is traced inside.
+    """Lets the network's sharding constraints take hold in what is traced inside; `with` may stand around a jitted call or in it.
 
     Without it they are skipped, and XLA lays activations out as it likes: with fsdp > 1 along D, like the parameters, so that
     whole activations, larger than the parameters, travel between devices.
@@ -82,7 +82,10 @@ def constrained_activations(mesh: Mesh) -> Iterator[None]:
     if mesh.size == 1:
         yield
         return
-    with jax.set_mesh(mesh), flax_partitioning.axis_rules(LOGICAL_AXIS_RULES):
+    with (
+        jax.sharding.use_abstract_mesh(mesh.abstract_mesh),
+        flax_partitioning.axis_rules(LOGICAL_AXIS_RULES),
+    ):
         yield
 
 

@@ -54,16 +54,18 @@ class DistillTrainer(trainer.Trainer):
         def train_step(train_state: Any, batch: Batch) -> Any:
             if self._weigh_alike:
                 batch = step.weigh_microbatches_alike(batch, count)
-            return trainer.train_with_lr(
-                train_state,
-                step.in_order_of_microbatches(normalised(batch), count),
-                learning_rate=self._learning_rate_fn(train_state.step),
-                dropout_rng=self._get_step_rng(train_state.step),
-                model=self._model,
-                num_microbatches=count,
-                weight_metrics_computer=self._weight_metrics_computer,
-                data_partition_spec=self._partitioner.data_partition_spec,
-            )
+            # T5X sets the rules, but its way of setting the mesh is not one that Flax's constraints see.
+            with partitioning.constrained_activations(self._partitioner.mesh):
+                return trainer.train_with_lr(
+                    train_state,
+                    step.in_order_of_microbatches(normalised(batch), count),
+                    learning_rate=self._learning_rate_fn(train_state.step),
+                    dropout_rng=self._get_step_rng(train_state.step),
+                    model=self._model,
+                    num_microbatches=count,
+                    weight_metrics_computer=self._weight_metrics_computer,
+                    data_partition_spec=self._partitioner.data_partition_spec,
+                )
 
         rows = self._partitioner.data_partition_spec
         return self._partitioner.partition(

@@ -59,6 +59,7 @@ def test_two_processes_continue_the_run_of_one_and_one_process_theirs(tmp_path, 
         said = runner.finish(pid, run)
     assert "this run has {'num_hosts': 2, 'mesh': {'data': 2, 'fsdp': 2, 'model': 2}" in said
     assert "the batches are the same, in the same order" in said
+    assert "compiled again" not in said
     assert checkpoints.list_steps(run) == [2, 4]
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["topology"]["num_hosts"] == 2
