@@ -152,6 +152,8 @@ def make_ours(settings: Mapping[str, Any]) -> Callable[[], dict[str, Any]]:
         kept = train(lambda: last[0])
         read = train(lambda: next(iterator))
         filled = {side: float((last[0][f"{side}_segment_ids"] > 0).mean()) for side in SIDES}
+        begins = (last[0]["decoder_positions"] == 0) & (last[0]["decoder_segment_ids"] > 0)
+        filled["examples"] = float(begins.sum(axis=1).mean())
         return {"read": read, "kept": kept, "filled": filled}
 
     return turn
@@ -270,9 +272,12 @@ def report(settings: Mapping[str, Any], found: Mapping[str, list[Any]], needed: 
         f"{settings['num_microbatches']} parts, {settings['samples_per_question']} samples a question, the seed's batch "
         f"sizes for {settings['seed_sizes']}"
     )
-    shares = {side: statistics.mean(filled[side] for filled in turns["filled"]) for side in SIDES}
-    shown = ", ".join(f"{side} {share:.1%}" for side, share in shares.items())
-    print(f"positions that hold a token: {shown}")
+    means = {
+        key: statistics.mean(filled[key] for filled in turns["filled"])
+        for key in turns["filled"][0]
+    }
+    shown = ", ".join(f"{side} {means[side]:.1%}" for side in SIDES)
+    print(f"positions that hold a token: {shown}; {means['examples']:.1f} examples a row")
     for name, tokens in rates.items():
         print(
             f"{name:>22}: {tokens:7.1f} real target tokens/s, ours has {rates['ours'] / tokens:.2f} times as many"
