@@ -90,19 +90,37 @@ def register(mixture_name: str, samples: int) -> tuple[str, dict[str, float]]:
         steps = [*task.preprocessors, invent]
         if samples > 1 and has_teacher:
             steps.append(functools.partial(many_samples, samples=samples))
+        together = samples > 1  # SeqIO would shuffle a question's samples apart
         seqio.TaskRegistry.add(
             name,
-            source=task.source,
+            source=InOrder(task.source) if together else task.source,
             preprocessors=steps,
             output_features=features.output_features(vocabulary, TOP_K),
+            **({"shuffle_buffer_size": None} if together else {}),
         )
         shares[name] = mixture.get_rate(task) / mixture.total_rate
     name = f"benchmark_{mixture.name}"
-    blocks = in_blocks([4 * samples] * len(shares)) if samples > 1 else None
+    blocks = in_blocks([samples] * len(shares)) if samples > 1 else None
     seqio.MixtureRegistry.add(
         name, list(shares.items()), **({"sample_fn": blocks} if blocks else {})
     )
     return name, shares
+
+
+class InOrder(seqio.FunctionDataSource):
+    """The rows of another source, which nobody shuffles."""
+
+    def __init__(self, source: seqio.DataSource) -> None:
+        """Keeps the source."""
+        super().__init__(
+            lambda split, shuffle_files, seed=None: source.get_dataset(split, shuffle=False),
+            splits=source.splits,
+        )
+
+    @property
+    def performs_internal_shuffling(self) -> bool:
+        """True, so that SeqIO leaves the order alone."""
+        return True
 
 
 def many_samples(dataset: tf.data.Dataset, samples: int) -> tf.data.Dataset:
