@@ -74,7 +74,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 @contextlib.contextmanager
 def constrained_activations(mesh: Mesh) -> Iterator[None]:
-    """Lets the network's sharding constraints take hold in what is traced inside; `with` may stand around a jitted call or in it.
+    """Lets the network's sharding constraints take hold in what is traced inside.
 
     Without it they are skipped, and XLA lays activations out as it likes: with fsdp > 1 along D, like the parameters, so that
     whole activations, larger than the parameters, travel between devices.

@@ -49,12 +49,24 @@ class Arith(tfds.core.GeneratorBasedBuilder):
             seed: Seed of the synthetic teacher.
             several_derivations: Whether the teacher reaches an answer in several ways.
             **kwargs: Those of every TFDS builder, such as `data_dir`.
+
+        Raises:
+            ValueError: If the corpus is there already, with the samples of the other kind of teacher.
         """
         self._num_questions = num_questions
         self._several_derivations = several_derivations
+        self._teacher_name = synthetic.TEACHER_NAME
+        if several_derivations:
+            self._teacher_name += ", several derivations"
         swap_rate = 0.5 if several_derivations else 0.0
         self._teacher = synthetic.SyntheticTeacher(seed, swap_rate=swap_rate)
         super().__init__(**kwargs)
+        got = self.info.metadata["teacher"]  # that of the corpus which is there already, if any
+        if got != self._teacher_name:
+            raise ValueError(
+                f"corpus: {self.data_path} has the samples of the teacher {got!r}, expected {self._teacher_name!r}. Delete that folder "
+                "or build into another --tfds_data_dir."
+            )
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
@@ -65,7 +77,7 @@ class Arith(tfds.core.GeneratorBasedBuilder):
                 vocabulary_sha256=vocabularies.checksum(vocabularies.arith_vocabulary()),
                 alignment_method=ALIGNMENT_METHOD,
                 top_k=schema.TOP_K,
-                teacher=synthetic.TEACHER_NAME,
+                teacher=self._teacher_name,
             ),
         )
 

@@ -1,14 +1,16 @@
 """Batches worth a look: what was in the rows whose loss was NaN, infinite or far above the others.
 
-incidents/step_00000812_nonfinite.json   loss, gradient norm, every example of the batch as text
+incidents/step_00000812_nonfinite.json   loss, gradient norm, every example of the batch as text, with its ids
 incidents/step_00000812_nonfinite.npz    the batch as the model saw it
 """
 
+import collections
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+import seqio
 
 from cotdistill_jax.teacher.shards import write_json_atomically
 
@@ -32,20 +34,26 @@ def write(
     step: int,
     scalars: Mapping[str, float],
     batch: Mapping[str, np.ndarray],
-    vocabulary: Decoder,
+    mixture_or_task_name: str,
 ) -> None:
     """Writes a batch for inspection: as text to `path`, as arrays to the `.npz` beside it.
+
+    The text is written first without ids, which take a pass over the training data.
 
     Args:
       path: from `path_of`.
       step: the step, counted from 1, that read the batch.
       scalars: metrics of the step.
       batch: arrays [B, ...] of all rows.
-      vocabulary: decodes the token ids.
+      mixture_or_task_name: what the batch was read from.
     """
     path.parent.mkdir(exist_ok=True)
     np.savez_compressed(path.with_suffix(".npz"), allow_pickle=False, **batch)
-    content = {"step": step, "metrics": dict(scalars), "rows": rows(batch, vocabulary)}
+    provider = seqio.get_mixture_or_task(mixture_or_task_name)
+    found = rows(batch, provider.output_features["targets"].vocabulary)
+    content = {"step": step, "metrics": dict(scalars), "rows": found}
+    write_json_atomically(path, content)
+    add_ids(provider, [example for row in found for example in row])
     write_json_atomically(path, content)
 
 
@@ -74,3 +82,32 @@ def rows(batch: Mapping[str, np.ndarray], vocabulary: Decoder) -> list[list[dict
         ]
         for row in range(len(inputs))
     ]
+
+
+def add_ids(provider: seqio.Task | seqio.Mixture, examples: Sequence[dict[str, Any]]) -> None:
+    """Adds `ids` to examples from `rows`: the training records they can have come from, such as `arith:train:12, sample 0`.
+
+    A batch is arrays and holds no ids, so the data are read once more. A record is an example's if their targets agree and
+    its question is the last one of the input. Equal samples of a question can't be told apart; all of them are named. Tasks
+    that keep no `question_id` have no names.
+    """
+    wanted = {example["targets"] for example in examples}
+    records = collections.defaultdict(set)  # (question, name), by target
+    for task in seqio.get_subtasks(provider):
+        vocabulary = task.output_features["targets"].vocabulary
+        dataset = task.get_dataset(sequence_length=None, split="train", shuffle=False)
+        for record in dataset.as_numpy_iterator():
+            target = vocabulary.decode(record["targets"].tolist())
+            if target in wanted and "question_id" in record:
+                question = record.get("question", b"").decode("utf-8")
+                name = (
+                    f"{record['question_id'].decode('utf-8')}, sample {record.get('sample_id', 0)}"
+                )
+                records[target].add((vocabulary.decode(vocabulary.encode(question)), name))
+    for example in examples:
+        found = [
+            (example["inputs"].rfind(question), name)
+            for question, name in records[example["targets"]]
+        ]
+        last = max((start for start, _ in found), default=-1)
+        example["ids"] = sorted(name for start, name in found if start == last >= 0)

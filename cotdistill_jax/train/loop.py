@@ -18,7 +18,7 @@ import tensorflow as tf
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from cotdistill_jax import network, partitioning
+from cotdistill_jax import network
 from cotdistill_jax.checkpoints import TrainCheckpoints, TrainState, list_steps
 from cotdistill_jax.losses import LossFn, sample_matching
 from cotdistill_jax.train import data, run_folder, run_lock, starting, step, stopping
@@ -208,9 +208,13 @@ def train(
         )
         for line in starting.greeting(folder, first, total_steps, mesh, notes, changes):
             log.say(line)
-        vocabulary = data.vocabulary(mixture_or_task_name)
         window = Window(
-            folder, log, vocabulary, learning_rate_schedule, on_nonfinite, notes and notes["window"]
+            folder,
+            log,
+            mixture_or_task_name,
+            learning_rate_schedule,
+            on_nonfinite,
+            notes and notes["window"],
         )
         loop = _Loop(
             mesh=mesh,
@@ -271,8 +275,7 @@ class _Loop:
             self._evaluate(state, done)
         while done < plan.total and not self.stop.requested(done):
             batch = next(self.iterator)
-            with partitioning.constrained_activations(self.mesh):
-                state, metrics = self.train_step(state, step.put_batch(self.mesh, batch))
+            state, metrics = self.train_step(state, step.put_batch(self.mesh, batch))
             done += 1
             self.window.add(done, metrics, batch)
             if plan.due(done, plan.log_period):

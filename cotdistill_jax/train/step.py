@@ -118,7 +118,8 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         if weigh_alike:
             batch = weigh_microbatches_alike(batch, num_microbatches)
-        gradients, sums = _accumulate(summed_loss, state.params, batch, key, num_microbatches)
+        with partitioning.constrained_activations(mesh):
+            gradients, sums = _accumulate(summed_loss, state.params, batch, key, num_microbatches)
         count = jnp.maximum(sums["num_target_tokens"], 1.0)
         gradients = jax.tree.map(lambda gradient: gradient / count, gradients)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)

@@ -38,7 +38,7 @@ class Window:
         self,
         folder: pathlib.Path,
         log: MetricsLog,
-        vocabulary: incidents.Decoder,
+        mixture_or_task_name: str,
         schedule: optax.Schedule | None = None,
         on_nonfinite: OnNonfinite = "stop",
         notes: Mapping[str, Any] | None = None,
@@ -48,7 +48,7 @@ class Window:
         Args:
           folder: the run folder, for batches worth a look.
           log: where lines go.
-          vocabulary: decodes the batches worth a look.
+          mixture_or_task_name: where the batches come from.
           schedule: step -> learning rate, only to log it.
           on_nonfinite: whether a NaN or infinite loss or gradient ends the run, or only that step is left out.
           notes: of the checkpoint that the run continues from.
@@ -56,7 +56,7 @@ class Window:
         remembered = notes or {"steps": [], "seconds": 0.0, "losses": [], "skipped_in_a_row": 0}
         self._folder = folder
         self._log = log
-        self._vocabulary = vocabulary
+        self._mixture_or_task_name = mixture_or_task_name
         self._schedule = schedule
         self._on_nonfinite = on_nonfinite
         self._steps: list[dict[str, float]] = list(remembered["steps"])
@@ -181,5 +181,5 @@ class Window:
         """Writes the batch, on the first host only, and returns where."""
         path = incidents.path_of(self._folder, number, kind)
         if jax.process_index() == 0:
-            incidents.write(path, number, scalars, batch, self._vocabulary)
+            incidents.write(path, number, scalars, batch, self._mixture_or_task_name)
         return path

@@ -49,6 +49,12 @@ def test_counts_add_up(folder: pathlib.Path, rows: dict[str, list[dict]]) -> Non
     assert metadata["vocabulary_sha256"] == corpus.checksum(corpus.arith_vocabulary())
 
 
+def test_corpus_of_the_other_teacher_is_refused(folder: pathlib.Path) -> None:
+    message = r"teacher 'synthetic', expected 'synthetic, several derivations'\. Delete"
+    with pytest.raises(ValueError, match=message):
+        arith.Arith(num_questions=NUM, data_dir=folder, several_derivations=True)
+
+
 def test_only_correct_samples_are_in(rows: dict[str, list[dict]]) -> None:
     for split in schema.SPLITS:
         for row in rows[split]:

@@ -4,21 +4,34 @@ import json
 
 import numpy as np
 import pytest
+import seqio
+import tensorflow as tf
 
+from cotdistill_jax import features
 from cotdistill_jax.train import metrics_file, metrics_log, window
 
-
-class Letters:
-    """Decodes id n as the nth letter."""
-
-    def decode(self, ids):
-        return "".join(chr(96 + i) for i in ids)
-
-
+TASK = "window_test"
+RECORDS = {
+    "inputs": ["ab", "c", "c", "b"],
+    "targets": ["d", "ef", "ef", "d"],
+    "question": ["b", "c", "c", "a"],
+    "question_id": ["train:0", "train:1", "train:1", "train:2"],
+    "sample_id": [0, 0, 1, 0],
+}
+VOCABULARY = seqio.ByteVocabulary()
+seqio.TaskRegistry.add(
+    TASK,
+    source=seqio.FunctionDataSource(
+        lambda split, shuffle_files, seed=None: tf.data.Dataset.from_tensor_slices(RECORDS),
+        splits=["train"],
+    ),
+    preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos],
+    output_features=features.text_features(VOCABULARY),
+)
 BATCH = {
-    "encoder_input_tokens": np.array([[1, 2, 3, 0]]),
+    "encoder_input_tokens": np.array([[*VOCABULARY.encode("abc"), 0]]),
     "encoder_segment_ids": np.array([[1, 1, 2, 0]]),
-    "decoder_target_tokens": np.array([[4, 5, 6, 0]]),
+    "decoder_target_tokens": np.array([[*VOCABULARY.encode("def"), 0]]),
     "decoder_segment_ids": np.array([[1, 2, 2, 0]]),
     "decoder_positions": np.array([[0, 0, 1, 0]]),
 }
@@ -31,7 +44,7 @@ def _metrics(loss):
 
 def _run(folder, losses, period=4, on_nonfinite="stop", notes=None, first=0):
     with metrics_log.MetricsLog(folder, first, 100, tensorboard=False, progress=False) as log:
-        found = window.Window(folder, log, Letters(), None, on_nonfinite, notes)
+        found = window.Window(folder, log, TASK, None, on_nonfinite, notes)
         for number, loss in enumerate(losses, start=first + 1):
             found.add(number, _metrics(loss), BATCH)
             if number % period == 0:
@@ -67,7 +80,7 @@ def test_lines_of_a_run_continued_between_two_lines_are_those_of_one_run(tmp_pat
     assert sum(line["num_loss_spikes"] for line in _lines(other)) == 1
 
 
-def test_spike_is_reported_with_its_batch_as_text(tmp_path, capsys):
+def test_spike_is_reported_with_its_batch_as_text_and_ids(tmp_path, capsys):
     _run(tmp_path, [2.0] * 30 + [2.1, 4.0, 2.0, 2.0])
     found = sorted(path.name for path in (tmp_path / "incidents").iterdir())
     assert found == ["step_00000032_loss_spike.json", "step_00000032_loss_spike.npz"]
@@ -75,8 +88,13 @@ def test_spike_is_reported_with_its_batch_as_text(tmp_path, capsys):
     content = json.loads((tmp_path / "incidents" / found[0]).read_text())
     assert content["rows"] == [
         [
-            {"inputs": "ab", "targets": "d", "num_target_tokens": 1},
-            {"inputs": "c", "targets": "ef", "num_target_tokens": 2},
+            {"inputs": "ab", "targets": "d", "num_target_tokens": 1, "ids": ["train:0, sample 0"]},
+            {
+                "inputs": "c",
+                "targets": "ef",
+                "num_target_tokens": 2,
+                "ids": ["train:1, sample 0", "train:1, sample 1"],
+            },
         ]
     ]
     with np.load(tmp_path / "incidents" / found[1]) as arrays:
