@@ -2,7 +2,7 @@
 
     python scripts/benchmark_mixture.py --mixture=gsm8k_gold_all_v1
     python scripts/benchmark_mixture.py --mixture=gsm8k_gold_seed_780m_v1 --seed_sizes=780m --samples_per_question=28 \
-        --inputs=1152 --targets=1024 --rows=2 --num_microbatches=1 --num_loss_chunks=8
+        --inputs=1152 --targets=2048 --rows=8 --num_microbatches=8 --num_loss_chunks=8 --attention_block=128
 
 | contender | work |
 |---|---|
@@ -24,6 +24,7 @@ A product of two square matrices in the same turns says what can be had at all: 
 tokens a second than at that rate with the FLOPs that products with weights need.
 """
 
+import dataclasses
 import functools
 import pathlib
 import statistics
@@ -49,6 +50,7 @@ flags.DEFINE_integer("inputs", 1024, "Encoder positions of a row.")
 flags.DEFINE_integer("targets", 320, "Decoder positions of a row.")
 flags.DEFINE_integer("rows", 8, "Packed rows of a step.")
 flags.DEFINE_integer("num_microbatches", 2, "Parts of a step.")
+flags.DEFINE_integer("attention_block", None, "Positions of a block of our attention; None: all scores.")  # fmt: skip
 flags.DEFINE_integer("num_loss_chunks", 4, "Parts of the target positions in our loss.")
 flags.DEFINE_enum("seed_sizes", "250m", list(seed_batches.BATCH_SIZES), "Whose batch sizes.")  # fmt: skip
 flags.DEFINE_integer("layers", 8, "Layers of encoder and of decoder.")
@@ -140,7 +142,9 @@ def make_ours(settings: Mapping[str, Any]) -> Callable[[], dict[str, Any]]:
         settings: values of the flags by name.
     """
     name, _ = register(settings["mixture"], settings["samples_per_question"])
-    config = network_config(settings)
+    config = dataclasses.replace(
+        network_config(settings), attention_block=settings["attention_block"]
+    )
     mesh = partitioning.make_mesh()
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(5e-4, weight_decay=0.01))
     lengths = {"inputs": settings["inputs"], "targets": settings["targets"]}
@@ -287,7 +291,7 @@ def report(settings: Mapping[str, Any], found: Mapping[str, list[Any]], needed: 
     rates["at the product's rate"] = product / needed
     print(
         f"{settings['mixture']}: {settings['rows']} packed rows of {settings['inputs']} + {settings['targets']} in "
-        f"{settings['num_microbatches']} parts, {settings['samples_per_question']} samples a question, the seed's batch "
+        f"{settings['num_microbatches']} parts, blocks of {settings['attention_block']}, {settings['samples_per_question']} samples a question, the seed's batch "
         f"sizes for {settings['seed_sizes']}"
     )
     means = {

@@ -17,7 +17,7 @@ from cotdistill_jax.checkpoints import conversion, t5x_legacy, train_state
 from cotdistill_jax.teacher.shards import file_sha256
 
 # What may differ between the checkpoint's network and the run's: nothing that the parameters depend on.
-_FREE = ("dropout_rate", "dtype", "scan_layers", "remat")
+_FREE = ("dropout_rate", "dtype", "scan_layers", "remat", "attention_block")
 
 
 def read(

@@ -10,8 +10,8 @@ window is one TensorFlow computation without state, so that `tf.data` can checkp
 the middle of it.
 
 SeqIO's own packer keeps one open row (next fit) and takes rank-1 integers only. On the four-format
-GSM8K mixture with the rates of the paper's 3B model (2,304 inputs, 352 targets) it fills 80 per cent
-of the encoder positions and 73 of the decoder's; first fit fills 92 and 85 (scripts/benchmark_packing.py).
+GSM8K mixture with the rates of the paper's 3B model (2,304 inputs, 352 targets) it fills 78 per cent
+of the encoder positions and 73 of the decoder's; first fit fills 93 and 88 (scripts/benchmark_packing.py).
 Lengths matter as much as the rule: a row must hold several of its longest inputs, and its targets
 should run out when its inputs do. Largest first, best fit and their like fill no more: a window
 then ends with rows of small examples alone.
@@ -43,7 +43,7 @@ from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
-WINDOW = 512
+WINDOW = 2048
 """Examples packed together: more fill rows better and delay the first row."""
 
 Window = Mapping[str, tf.RaggedTensor]

@@ -19,6 +19,7 @@ google-research/t5x, t5x/examples/t5/network.py at commit cc342d4.
 | `layers.py` | embedding, linear map, norm, feed-forward block |
 | `biases.py` | relative positions and masks, added to the scores of an attention |
 | `attention.py` | multi-head attention and its cache |
+| `block_attention.py` | attention in packed rows that skips what is masked |
 | `stacks.py` | `EncoderLayer`, `DecoderLayer`, the two stacks |
 | `transformer.py` | `Transformer`: the network with T5X's call interface |
 | `stacking.py` | `stack_layers`, `unstack_layers`: parameters of the scanned form |

@@ -14,6 +14,8 @@ from flax import linen as nn
 from flax.linen.partitioning import with_sharding_constraint
 from jax import Array
 
+from cotdistill_jax.network.biases import Separate
+from cotdistill_jax.network.block_attention import attend_in_blocks
 from cotdistill_jax.network.config import T5Config
 from cotdistill_jax.network.layers import Dense
 
@@ -108,22 +110,29 @@ class Attention(nn.Module):
         return self._split(self.key(memory)), self._split(self.value(memory))
 
     def __call__(
-        self, inputs: Array, keys_values: KeysValues, biases: list[Array], deterministic: bool
+        self,
+        inputs: Array,
+        keys_values: KeysValues,
+        biases: list[Array] | Separate,
+        deterministic: bool,
     ) -> Array:
         """Returns [B, queries, D].
 
         Args:
             inputs: [B, queries, D], what asks.
             keys_values: Keys and values [B, H, keys, head_dim].
-            biases: Arrays that broadcast to [B, H, queries, keys], added to the float32 scores.
+            biases: Arrays that broadcast to [B, H, queries, keys], added to the float32 scores; `Separate` to attend in blocks.
             deterministic: Whether dropout is off.
         """
         key, value = keys_values
         query = self._split(self.query(inputs))
-        bias = functools.reduce(operator.add, biases)
-        if deterministic or self.config.dropout_rate == 0:
-            mixed = attend(query, key, value, bias)
+        if isinstance(biases, Separate):
+            assert self.config.attention_block is not None
+            mixed = attend_in_blocks(query, key, value, *biases, self.config.attention_block)
+        elif deterministic or self.config.dropout_rate == 0:
+            mixed = attend(query, key, value, functools.reduce(operator.add, biases))
         else:
+            bias = functools.reduce(operator.add, biases)
             weights = jax.nn.softmax(_scores(query, key) + bias).astype(self.config.dtype)
             mixed = jnp.einsum("bhqk,bhkd->bhqd", self.dropout(weights, deterministic=False), value)
         mixed = mixed.swapaxes(1, 2)

@@ -1,5 +1,7 @@
 """What is added to the scores of an attention: relative positions and masks."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -71,6 +73,15 @@ class RelativeBias(nn.Module):
         position = np.arange(length)
         return self(position[None, :] - position[:, None])[None]
 
+    def by_block(self, length: int, block: int) -> Array:
+        """Returns what `square` is made of in blocks: [2n - 1, H, block, block], n being `length / block`.
+
+        Blocks as far from the diagonal as each other are alike: that of queries i and keys j is entry n - 1 + j - i.
+        """
+        position, last = np.arange(block), length // block - 1
+        within = position[None, :] - position[:, None]
+        return self(block * np.arange(-last, last + 1)[:, None, None] + within).swapaxes(0, 1)
+
 
 def attention_mask(
     real_keys: Array, query_segments: Array | None = None, key_segments: Array | None = None
@@ -108,3 +119,20 @@ add_over_batch.defvjp(_add_over_batch_forward, _add_over_batch_backward)
 def mask_bias(mask: Array | np.ndarray) -> Array:
     """Returns float32 0 where the mask is true and a very negative number elsewhere."""
     return jnp.where(mask, jnp.float32(0), jnp.float32(_MASKED))
+
+
+def is_visible(mask_bias: Array) -> Array:
+    """Returns the mask that `mask_bias` was made of."""
+    return mask_bias == 0
+
+
+class Separate(NamedTuple):
+    """The biases of an attention in blocks, which reads from the mask what it may skip.
+
+    Attributes:
+        mask_bias: float32 [B, 1, Q, K] from `mask_bias`.
+        bias: float32 from `RelativeBias.by_block`, or None.
+    """
+
+    mask_bias: Array
+    bias: Array | None

@@ -46,6 +46,8 @@ class T5Config:
             faster, for training only; `stack_layers` and `unstack_layers` convert the parameters.
         remat: What is computed again in the backward pass to save memory: "none", "dots" (all but
             matrix products with weights) or "full" (everything inside a layer).
+        attention_block: Positions of a block, where attention within packed rows skips blocks that are all masked
+            (`block_attention`); None: it computes all scores.
     """
 
     vocab_size: int = 32128
@@ -63,9 +65,10 @@ class T5Config:
     relative_max_distance: int = 128
     scan_layers: bool = False
     remat: str = "none"
+    attention_block: int | None = None
 
     def __post_init__(self) -> None:
-        """Checks the names of activations and of the rematerialisation."""
+        """Checks the names of activations and of the rematerialisation, and what does not go together."""
         unknown = sorted(set(self.mlp_activations) - set(ACTIVATIONS))
         if unknown:
             raise ValueError(
@@ -73,3 +76,8 @@ class T5Config:
             )
         if self.remat not in REMAT:
             raise ValueError(f"network: unknown remat {self.remat!r}; allowed are {list(REMAT)}")
+        if self.attention_block is not None and self.dropout_rate > 0:
+            raise ValueError(
+                f"network: attention in blocks of {self.attention_block} knows no dropout, got dropout_rate = "
+                f"{self.dropout_rate}; set it to 0 or attention_block to None"
+            )

@@ -8,7 +8,7 @@ from flax.linen.partitioning import remat, scan_with_axes
 from jax import Array
 
 from cotdistill_jax.network.attention import Attention
-from cotdistill_jax.network.biases import RelativeBias, add_over_batch, mask_bias
+from cotdistill_jax.network.biases import RelativeBias, Separate, add_over_batch, mask_bias
 from cotdistill_jax.network.config import REMAT, T5Config
 from cotdistill_jax.network.layers import Dense, Mlp, RmsNorm
 
@@ -27,7 +27,9 @@ class EncoderLayer(nn.Module):
         self.mlp = Mlp(cfg)
         self.dropout = nn.Dropout(cfg.dropout_rate, broadcast_dims=(-2,))
 
-    def __call__(self, x: Array, biases: list[Array], deterministic: bool) -> tuple[Array, None]:
+    def __call__(
+        self, x: Array, biases: list[Array] | Separate, deterministic: bool
+    ) -> tuple[Array, None]:
         """Returns the residual stream [B, S, D] after this layer, and None as a scan wants it."""
         normed = self.pre_attention_layer_norm(x)
         keys_values = self.attention.keys_values(normed)
@@ -57,8 +59,8 @@ class DecoderLayer(nn.Module):
         self,
         x: Array,
         encoded: Array,
-        self_biases: list[Array],
-        cross_bias: Array,
+        self_biases: list[Array] | Separate,
+        cross_biases: list[Array] | Separate,
         deterministic: bool,
         slot: Array | None = None,
     ) -> tuple[Array, None]:
@@ -68,7 +70,7 @@ class DecoderLayer(nn.Module):
             x: Residual stream [B, L, D]; L is 1 when `slot` is given.
             encoded: Encoder output [B, S, D]; not read where the cache holds its keys and values.
             self_biases: See `Attention`, for the self-attention.
-            cross_bias: See `Attention`, for the attention to the encoder.
+            cross_biases: See `Attention`, for the attention to the encoder.
             deterministic: Whether dropout is off.
             slot: Cache slot of this token, or None to attend within `x`.
         """
@@ -78,7 +80,7 @@ class DecoderLayer(nn.Module):
         x = x + self.dropout(attention(normed, own, self_biases, deterministic), deterministic)
         theirs = cross.stored() or cross.keys_values(encoded)
         normed = self.pre_cross_attention_layer_norm(x)
-        x = x + self.dropout(cross(normed, theirs, [cross_bias], deterministic), deterministic)
+        x = x + self.dropout(cross(normed, theirs, cross_biases, deterministic), deterministic)
         transformed = self.mlp(self.pre_mlp_layer_norm(x), deterministic)
         return x + self.dropout(transformed, deterministic), None
 
@@ -116,6 +118,16 @@ def _run(layers: Any, x: Array, *arguments: Any) -> Array:
     return x
 
 
+def _self_biases(
+    mask_bias: Array, relative: RelativeBias, block: int | None
+) -> list[Array] | Separate:
+    """Returns what `Attention` takes, from a mask's bias [B, 1, L, L] and the relative positions."""
+    length = mask_bias.shape[-1]
+    if block is None:
+        return [add_over_batch(mask_bias, relative.square(length))]
+    return Separate(mask_bias, relative.by_block(length, block))
+
+
 class Encoder(nn.Module):
     """Stack of encoder layers."""
 
@@ -129,9 +141,11 @@ class Encoder(nn.Module):
         self.encoder_norm = RmsNorm(cfg.dtype)
         self.dropout = nn.Dropout(cfg.dropout_rate, broadcast_dims=(-2,))
 
-    def __call__(self, embedded: Array, mask_bias: Array, deterministic: bool) -> Array:
-        """Returns the encoder output [B, S, D] of embedded tokens [B, S, D]."""
-        biases = [add_over_batch(mask_bias, self.relpos_bias.square(embedded.shape[1]))]
+    def __call__(
+        self, embedded: Array, mask_bias: Array, deterministic: bool, block: int | None
+    ) -> Array:
+        """Returns the encoder output [B, S, D] of embedded tokens [B, S, D]; attends in blocks if `block` is given."""
+        biases = _self_biases(mask_bias, self.relpos_bias, block)
         x = self.dropout(embedded, deterministic)
         x = _run(self.layers, x, biases, deterministic)
         return self.dropout(self.encoder_norm(x), deterministic)
@@ -159,10 +173,12 @@ class Decoder(nn.Module):
         mask_bias: Array,
         cross_bias: Array,
         deterministic: bool,
+        block: int | None,
     ) -> Array:
-        """Returns the normed decoder output [B, L, D] of whole embedded targets [B, L, D]."""
-        biases = [add_over_batch(mask_bias, self.relpos_bias.square(embedded.shape[1]))]
-        return self._run(embedded, encoded, biases, cross_bias, deterministic, None)
+        """Returns the normed decoder output [B, L, D] of whole embedded targets [B, L, D]; attends in blocks if `block` is given."""
+        biases = _self_biases(mask_bias, self.relpos_bias, block)
+        cross_biases = [cross_bias] if block is None else Separate(cross_bias, None)
+        return self._run(embedded, encoded, biases, cross_biases, deterministic, None)
 
     def step(self, embedded: Array, encoded: Array, cross_bias: Array) -> Array:
         """Returns the normed output [B, 1, D] of one token [B, 1, D] and extends the cache.
@@ -177,7 +193,7 @@ class Decoder(nn.Module):
         mask = (age[None, :] <= (clock - start)[:, None])[:, None, None, :]
         biases = [self.relpos_bias(-age)[None, :, None, :], mask_bias(mask)]
         self.put_variable("cache", "cache_index", clock + 1)
-        return self._run(embedded, encoded, biases, cross_bias, True, clock % length)
+        return self._run(embedded, encoded, biases, [cross_bias], True, clock % length)
 
     def start_cache(self, batch: int, length: int) -> None:
         """Writes an empty self-attention cache for `length` tokens.
@@ -205,11 +221,11 @@ class Decoder(nn.Module):
         self,
         embedded: Array,
         encoded: Array,
-        biases: list[Array],
-        cross_bias: Array,
+        biases: list[Array] | Separate,
+        cross_biases: list[Array] | Separate,
         deterministic: bool,
         slot: Array | None,
     ) -> Array:
         x = self.dropout(embedded, deterministic)
-        x = _run(self.layers, x, encoded, biases, cross_bias, deterministic, slot)
+        x = _run(self.layers, x, encoded, biases, cross_biases, deterministic, slot)
         return self.dropout(self.decoder_norm(x), deterministic)

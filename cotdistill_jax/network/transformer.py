@@ -71,7 +71,8 @@ class Transformer(nn.Module):
         real = encoder_input_tokens > 0
         mask = attention_mask(real, encoder_segment_ids, encoder_segment_ids)
         embedded = self.token_embedder(encoder_input_tokens)
-        return self.encoder(embedded, mask_bias(mask), not enable_dropout)
+        block = self._block(encoder_segment_ids)
+        return self.encoder(embedded, mask_bias(mask), not enable_dropout, block)
 
     def decode(
         self,
@@ -160,7 +161,12 @@ class Transformer(nn.Module):
         cross = attention_mask(source, decoder_segment_ids, encoder_segment_ids)
         embedded = self.token_embedder(decoder_input_tokens)
         masks = (mask_bias(own), mask_bias(cross))
-        return self.decoder(embedded, encoded, *masks, not enable_dropout)
+        block = self._block(encoder_segment_ids)
+        return self.decoder(embedded, encoded, *masks, not enable_dropout, block)
+
+    def _block(self, segment_ids: Array | None) -> int | None:
+        """Returns the positions of a block of attention; None for rows that are not packed."""
+        return None if segment_ids is None else self.config.attention_block
 
     def logits(self, hidden: Array) -> Array:
         """Returns float32 logits [..., V] of the decoder output [..., D]."""

@@ -119,7 +119,8 @@ def measure(
 ) -> Needs:
     """Returns the needs of a step, from compiling it as it would run; nothing is computed.
 
-    FLOPs and collectives inside loops (microbatches, chunks of the loss, scanned layers) count once.
+    FLOPs and collectives inside loops (microbatches, chunks of the loss, scanned layers) count once. Attention in blocks
+    is planned as computing all scores: how many it skips depends on the data.
 
     Args:
       mesh: devices, simulated ones too.
@@ -130,6 +131,7 @@ def measure(
       num_microbatches: as in the run.
       num_loss_chunks: as in the run.
     """
+    config = dataclasses.replace(config, attention_block=None)
     state = jax.eval_shape(lambda: step.init_state(mesh, config, optimizer, seed=0))
     shardings = step.state_shardings(mesh, config, optimizer)
     train_step: Any = step.make_train_step(

@@ -15,7 +15,7 @@ from cotdistill_jax import losses, network, partitioning
 from cotdistill_jax.train import step
 
 SCRIPT = r"""
-import contextlib, json, sys
+import contextlib, dataclasses, json, sys
 import jax, numpy as np, optax
 from cotdistill_jax import losses, network, partitioning
 from cotdistill_jax.train import planning, step
@@ -29,14 +29,18 @@ def batch(rows=8, length=12):
     probs = np.zeros((rows, length, 5), np.float32)
     probs[..., :2] = [0.7, 0.2]
     probs[::2] = 0  # answer-only rows
-    return {"encoder_input_tokens": tokens(), "decoder_input_tokens": tokens(),
+    segments = np.repeat([[1, 2, 3]], [5, 3, 4], axis=1) * np.ones((rows, 1), np.int32)
+    positions = np.tile([*range(5), *range(3), *range(4)], (rows, 1))
+    return {"encoder_segment_ids": segments, "decoder_segment_ids": segments, "decoder_positions": positions,
+            "encoder_input_tokens": tokens(), "decoder_input_tokens": tokens(),
             "decoder_target_tokens": tokens(), "decoder_loss_weights": np.ones((rows, length), np.int32),
             "decoder_teacher_ids": np.argsort(rng.random((rows, length, 64)))[..., :5].astype(np.int32),
             "decoder_teacher_probs": probs}
 
-def run(shape, optimizer, num_microbatches=1):
+def run(shape, optimizer, num_microbatches, attention_block):
     mesh = partitioning.make_mesh(shape)
-    train_step = step.make_train_step(mesh, CONFIG, losses.distribution_matching, optimizer, num_microbatches)
+    config = dataclasses.replace(CONFIG, attention_block=attention_block)
+    train_step = step.make_train_step(mesh, config, losses.distribution_matching, optimizer, num_microbatches)
     state = step.init_state(mesh, CONFIG, optimizer, seed=0)
     compiled = train_step.lower(state, batch()).compile()
     for _ in range(3):
@@ -55,7 +59,7 @@ def traffic(shape):
 
 optimizers = {"adamw": optax.adamw(1e-3), "adafactor": optax.adafactor(1e-3, min_dim_size_to_factor=8)}
 jobs = json.loads(sys.argv[1])
-found = [run(tuple(shape), optimizers[name], n) for shape, name, n in jobs]
+found = [run(tuple(shape), optimizers[name], *rest) for shape, name, *rest in jobs]
 if jax.device_count() == 8:
     found.append(traffic((1, 8, 1)))
     partitioning.constrained_activations = lambda mesh: contextlib.nullcontext()
@@ -63,12 +67,13 @@ if jax.device_count() == 8:
 print(json.dumps(found))
 """
 
-JOBS = [
-    ((8, 1, 1), "adamw", 1),
-    ((4, 1, 2), "adamw", 1),
-    ((2, 2, 2), "adamw", 1),
-    ((2, 1, 4), "adamw", 2),
-    ((2, 2, 2), "adafactor", 1),
+JOBS = [  # mesh, optimizer, microbatches, block of attention
+    ((8, 1, 1), "adamw", 1, None),
+    ((4, 1, 2), "adamw", 1, None),
+    ((2, 2, 2), "adamw", 1, None),
+    ((2, 2, 2), "adamw", 1, 4),
+    ((2, 1, 4), "adamw", 2, None),
+    ((2, 2, 2), "adafactor", 1, None),
 ]
 
 
@@ -88,9 +93,9 @@ def _run(jobs, devices):
 
 @pytest.mark.slow
 def test_every_mesh_gives_the_losses_and_parameters_of_one_device():
-    single = {name: _run([((1, 1, 1), name, 1)], 1)[0] for name in ("adamw", "adafactor")}
+    single = {name: _run([((1, 1, 1), name, 1, None)], 1)[0] for name in ("adamw", "adafactor")}
     *results, constrained, free = _run(JOBS, 8)
-    for (shape, name, _), found in zip(JOBS, results, strict=True):
+    for (shape, name, *_), found in zip(JOBS, results, strict=True):
         # Sums over devices and microbatches run in another order: float32 rounding, three steps of it.
         assert found["loss"] == pytest.approx(single[name]["loss"], rel=2e-5), (shape, name)
         assert found["total"] == pytest.approx(single[name]["total"], rel=2e-5), (shape, name)
