@@ -1,8 +1,7 @@
 """Measures real target tokens a second on a real mixture: our packed rows beside the seed's padded micro-batches.
 
-    python scripts/benchmark_mixture.py --mixture=gsm8k_gold_all_v1
-    python scripts/benchmark_mixture.py --mixture=gsm8k_gold_seed_780m_v1 --seed_sizes=780m --samples_per_question=28 \
-        --inputs=1152 --targets=2048 --rows=8 --num_microbatches=8 --num_loss_chunks=8 --attention_block=128
+    python scripts/benchmark_mixture.py                                                    # one gold rationale a question
+    python scripts/benchmark_mixture.py --samples_per_question=28 --targets=2304 --num_loss_chunks=8
 
 | contender | work |
 |---|---|
@@ -45,17 +44,17 @@ from cotdistill_jax.seqio_tasks import seed_batches
 from cotdistill_jax.seqio_tasks.blocks import in_blocks
 from cotdistill_jax.train import data, step
 
-flags.DEFINE_string("mixture", "gsm8k_gold_all_v1", "Mixture of the four formats.")
-flags.DEFINE_integer("inputs", 1024, "Encoder positions of a row.")
-flags.DEFINE_integer("targets", 320, "Decoder positions of a row.")
-flags.DEFINE_integer("rows", 8, "Packed rows of a step.")
-flags.DEFINE_integer("num_microbatches", 2, "Parts of a step.")
-flags.DEFINE_integer("attention_block", None, "Positions of a block of our attention; None: all scores.")  # fmt: skip
+flags.DEFINE_string("mixture", "gsm8k_gold_seed_780m_v1", "Mixture of the four formats.")
+flags.DEFINE_integer("inputs", 1152, "Encoder positions of a row.")
+flags.DEFINE_integer("targets", 384, "Decoder positions of a row.")
+flags.DEFINE_integer("rows", 4, "Packed rows of a step.")
+flags.DEFINE_integer("num_microbatches", 4, "Parts of a step.")
+flags.DEFINE_integer("attention_block", 128, "Positions of a block of our attention; 0: all scores.")  # fmt: skip
 flags.DEFINE_integer("num_loss_chunks", 4, "Parts of the target positions in our loss.")
-flags.DEFINE_enum("seed_sizes", "250m", list(seed_batches.BATCH_SIZES), "Whose batch sizes.")  # fmt: skip
+flags.DEFINE_enum("seed_sizes", "780m", list(seed_batches.BATCH_SIZES), "Whose batch sizes.")  # fmt: skip
 flags.DEFINE_integer("layers", 8, "Layers of encoder and of decoder.")
 flags.DEFINE_integer("width", 512, "D.")
-flags.DEFINE_integer("turns", 3, "Turns that count; one before them does not.")
+flags.DEFINE_integer("turns", 5, "Turns that count; one before them does not.")
 flags.DEFINE_integer("samples_per_question", 1, "Chains of thought of a question.")
 flags.DEFINE_bool("only_ours", False, "Leave out the seed's way.")
 
@@ -143,7 +142,7 @@ def make_ours(settings: Mapping[str, Any]) -> Callable[[], dict[str, Any]]:
     """
     name, _ = register(settings["mixture"], settings["samples_per_question"])
     config = dataclasses.replace(
-        network_config(settings), attention_block=settings["attention_block"]
+        network_config(settings), attention_block=settings["attention_block"] or None
     )
     mesh = partitioning.make_mesh()
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(5e-4, weight_decay=0.01))

@@ -73,6 +73,7 @@ include 'gin/experiments/arith_quickstart.gin'
 {TINY}
 EVAL_MIXTURE_OR_TASK_NAME = 'arith_zero_shot_cot_v1'
 EVAL_NUM_EXAMPLES = 8
+ATTENTION_BLOCK = 32
 KEEP_BEST = 1
 KEEP_BEST_METRIC = 'eval/arith_zero_shot_cot_v1/accuracy'
 EVAL_FEATURE_LENGTHS = {{'inputs': 384, 'targets': 40}}

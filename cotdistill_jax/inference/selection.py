@@ -89,7 +89,8 @@ def load(
     vocabulary = pathlib.Path(
         vocabulary_file or weights.vocabulary_file or _vocabulary_beside(selected.path)
     )
-    if vocabulary.is_file():
+    recorded = weights.layout == conversion.OURS and vocabulary_file is None
+    if vocabulary.is_file() and not recorded:
         # Evaluation uses no extra ids, and T5X's checkpoints do not tell how many there are.
         conversion.check_vocabulary(vocabulary, 0, config.vocab_size)
     return checkpoints.Model(

@@ -242,6 +242,19 @@ def test_the_plan_of_arith():
     assert test.settings["prompt_sha256"] == validation.settings["prompt_sha256"]
 
 
+def test_run_with_more_logits_than_its_vocabulary_has_pieces_is_loaded_with_no_other(tmp_path):
+    wide = dataclasses.replace(CONFIG, vocab_size=1024)
+    checkpoints.write_model_files(tmp_path, wide, corpus.arith_vocabulary(), extra_ids=0)
+    with checkpoints.TrainCheckpoints(tmp_path) as saved:
+        params = checkpoints.init_variables(wide, jax.random.key(0))["params"]
+        saved.save(checkpoints.TrainState(np.int32(1), params, {}), NoData())
+        saved.wait()
+    (chosen,) = selection.select(str(tmp_path))
+    assert selection.load(chosen).config == wide
+    with pytest.raises(ValueError, match="512 pieces and 0 extra ids, but the model has 1024"):
+        selection.load(chosen, corpus.arith_vocabulary())
+
+
 def test_a_vocabulary_is_needed(model, tmp_path):
     absent = dataclasses.replace(model, vocabulary_file=tmp_path / "spiece.model")
     with pytest.raises(FileNotFoundError, match=r"vocabulary .*spiece\.model does not exist"):
