@@ -14,7 +14,7 @@ from flax import linen as nn
 from flax.linen.partitioning import with_sharding_constraint
 from jax import Array
 
-from cotdistill_jax.network.biases import Separate
+from cotdistill_jax.network.biases import BlockBiases
 from cotdistill_jax.network.block_attention import attend_in_blocks
 from cotdistill_jax.network.config import T5Config
 from cotdistill_jax.network.layers import Dense
@@ -113,7 +113,7 @@ class Attention(nn.Module):
         self,
         inputs: Array,
         keys_values: KeysValues,
-        biases: list[Array] | Separate,
+        biases: list[Array] | BlockBiases,
         deterministic: bool,
     ) -> Array:
         """Returns [B, queries, D].
@@ -121,12 +121,12 @@ class Attention(nn.Module):
         Args:
             inputs: [B, queries, D], what asks.
             keys_values: Keys and values [B, H, keys, head_dim].
-            biases: Arrays that broadcast to [B, H, queries, keys], added to the float32 scores; `Separate` to attend in blocks.
+            biases: Arrays that broadcast to [B, H, queries, keys], added to the float32 scores; `BlockBiases` to attend in blocks.
             deterministic: Whether dropout is off.
         """
         key, value = keys_values
         query = self._split(self.query(inputs))
-        if isinstance(biases, Separate):
+        if isinstance(biases, BlockBiases):
             assert self.config.attention_block is not None
             mixed = attend_in_blocks(query, key, value, *biases, self.config.attention_block)
         elif deterministic or self.config.dropout_rate == 0:

@@ -126,7 +126,7 @@ def is_visible(mask_bias: Array) -> Array:
     return mask_bias == 0
 
 
-class Separate(NamedTuple):
+class BlockBiases(NamedTuple):
     """The biases of an attention in blocks, which reads from the mask what it may skip.
 
     Attributes:

@@ -8,7 +8,7 @@ from flax.linen.partitioning import remat, scan_with_axes
 from jax import Array
 
 from cotdistill_jax.network.attention import Attention
-from cotdistill_jax.network.biases import RelativeBias, Separate, add_over_batch, mask_bias
+from cotdistill_jax.network.biases import BlockBiases, RelativeBias, add_over_batch, mask_bias
 from cotdistill_jax.network.config import REMAT, T5Config
 from cotdistill_jax.network.layers import Dense, Mlp, RmsNorm
 
@@ -28,7 +28,7 @@ class EncoderLayer(nn.Module):
         self.dropout = nn.Dropout(cfg.dropout_rate, broadcast_dims=(-2,))
 
     def __call__(
-        self, x: Array, biases: list[Array] | Separate, deterministic: bool
+        self, x: Array, biases: list[Array] | BlockBiases, deterministic: bool
     ) -> tuple[Array, None]:
         """Returns the residual stream [B, S, D] after this layer, and None as a scan wants it."""
         normed = self.pre_attention_layer_norm(x)
@@ -59,8 +59,8 @@ class DecoderLayer(nn.Module):
         self,
         x: Array,
         encoded: Array,
-        self_biases: list[Array] | Separate,
-        cross_biases: list[Array] | Separate,
+        self_biases: list[Array] | BlockBiases,
+        cross_biases: list[Array] | BlockBiases,
         deterministic: bool,
         slot: Array | None = None,
     ) -> tuple[Array, None]:
@@ -120,12 +120,12 @@ def _run(layers: Any, x: Array, *arguments: Any) -> Array:
 
 def _self_biases(
     mask_bias: Array, relative: RelativeBias, block: int | None
-) -> list[Array] | Separate:
+) -> list[Array] | BlockBiases:
     """Returns what `Attention` takes, from a mask's bias [B, 1, L, L] and the relative positions."""
     length = mask_bias.shape[-1]
     if block is None:
         return [add_over_batch(mask_bias, relative.square(length))]
-    return Separate(mask_bias, relative.by_block(length, block))
+    return BlockBiases(mask_bias, relative.by_block(length, block))
 
 
 class Encoder(nn.Module):
@@ -177,7 +177,7 @@ class Decoder(nn.Module):
     ) -> Array:
         """Returns the normed decoder output [B, L, D] of whole embedded targets [B, L, D]; attends in blocks if `block` is given."""
         biases = _self_biases(mask_bias, self.relpos_bias, block)
-        cross_biases = [cross_bias] if block is None else Separate(cross_bias, None)
+        cross_biases = [cross_bias] if block is None else BlockBiases(cross_bias, None)
         return self._run(embedded, encoded, biases, cross_biases, deterministic, None)
 
     def step(self, embedded: Array, encoded: Array, cross_bias: Array) -> Array:
@@ -221,8 +221,8 @@ class Decoder(nn.Module):
         self,
         embedded: Array,
         encoded: Array,
-        biases: list[Array] | Separate,
-        cross_biases: list[Array] | Separate,
+        biases: list[Array] | BlockBiases,
+        cross_biases: list[Array] | BlockBiases,
         deterministic: bool,
         slot: Array | None,
     ) -> Array:
