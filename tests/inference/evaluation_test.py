@@ -250,7 +250,7 @@ def test_run_with_more_logits_than_its_vocabulary_has_pieces_is_loaded_with_no_o
         saved.save(checkpoints.TrainState(np.int32(1), params, {}), NoData())
         saved.wait()
     (chosen,) = selection.select(str(tmp_path))
-    assert selection.load(chosen).config == wide
+    assert selection.load(chosen).config.vocab_size == 1024
     with pytest.raises(ValueError, match="512 pieces and 0 extra ids, but the model has 1024"):
         selection.load(chosen, corpus.arith_vocabulary())
 

@@ -70,7 +70,6 @@ print(json.dumps(found))
 JOBS = [  # mesh, optimizer, microbatches, block of attention
     ((8, 1, 1), "adamw", 1, None),
     ((4, 1, 2), "adamw", 1, None),
-    ((2, 2, 2), "adamw", 1, None),
     ((2, 2, 2), "adamw", 1, 4),
     ((2, 1, 4), "adamw", 2, None),
     ((2, 2, 2), "adafactor", 1, None),
