@@ -21,7 +21,7 @@ from cotdistill_jax import losses, network, partitioning
 from cotdistill_jax.train import planning, step
 
 CONFIG = network.T5Config(vocab_size=64, emb_dim=16, num_heads=4, head_dim=8, mlp_dim=32,
-                          num_encoder_layers=2, num_decoder_layers=2)
+                          num_encoder_layers=1, num_decoder_layers=1)
 
 def batch(rows=8, length=12):
     rng = np.random.default_rng(0)
