@@ -2,7 +2,7 @@
 
 A packed row of many examples is mostly mask: each token sees its own example. `attend_in_blocks` computes what
 `attention.attend` does, visiting only the pairs of a block of queries and a block of keys in which a query sees a key in some
-row of the batch. Nothing of size [Q, K] is kept for the backward pass, which computes the weights again.
+row of the batch. No weights [Q, K] are kept for the backward pass, which computes them again.
 
 Source: Dao et al. 2022 (arXiv 2205.14135), algorithms 1 and 4, for the running softmax and its backward pass; section
 3.3 for skipped blocks.
