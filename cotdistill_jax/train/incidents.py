@@ -7,21 +7,15 @@ incidents/step_00000812_nonfinite.npz    the batch as the model saw it
 import collections
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import seqio
 
 from cotdistill_jax.teacher.shards import write_json_atomically
+from cotdistill_jax.train import data
 
 FOLDER = "incidents"
-
-
-class Decoder(Protocol):
-    """A vocabulary that turns ids into text (`seqio.Vocabulary`)."""
-
-    def decode(self, ids: list[int]) -> str:
-        """Returns the text of ids."""
 
 
 def path_of(model_dir: pathlib.Path, step: int, kind: str) -> pathlib.Path:
@@ -49,15 +43,16 @@ def write(
     """
     path.parent.mkdir(exist_ok=True)
     np.savez_compressed(path.with_suffix(".npz"), allow_pickle=False, **batch)
-    provider = seqio.get_mixture_or_task(mixture_or_task_name)
-    found = rows(batch, provider.output_features["targets"].vocabulary)
+    found = rows(batch, data.vocabulary(mixture_or_task_name))
     content = {"step": step, "metrics": dict(scalars), "rows": found}
     write_json_atomically(path, content)
-    add_ids(provider, [example for row in found for example in row])
+    add_ids(mixture_or_task_name, [example for row in found for example in row])
     write_json_atomically(path, content)
 
 
-def rows(batch: Mapping[str, np.ndarray], vocabulary: Decoder) -> list[list[dict[str, Any]]]:
+def rows(
+    batch: Mapping[str, np.ndarray], vocabulary: seqio.Vocabulary
+) -> list[list[dict[str, Any]]]:
     """Returns, per row, its examples in order as `{"inputs": text, "targets": text, "num_target_tokens": n}`.
 
     Args:
@@ -84,7 +79,7 @@ def rows(batch: Mapping[str, np.ndarray], vocabulary: Decoder) -> list[list[dict
     ]
 
 
-def add_ids(provider: seqio.Task | seqio.Mixture, examples: Sequence[dict[str, Any]]) -> None:
+def add_ids(mixture_or_task_name: str, examples: Sequence[dict[str, Any]]) -> None:
     """Adds `ids` to examples from `rows`: the training records they can have come from, such as `arith:train:12, sample 0`.
 
     A batch is arrays and holds no ids, so the data are read once more. A record is an example's if their targets agree and
@@ -93,8 +88,8 @@ def add_ids(provider: seqio.Task | seqio.Mixture, examples: Sequence[dict[str, A
     """
     wanted = {example["targets"] for example in examples}
     records = collections.defaultdict(set)  # (question, name), by target
-    for task in seqio.get_subtasks(provider):
-        vocabulary = task.output_features["targets"].vocabulary
+    vocabulary = data.vocabulary(mixture_or_task_name)
+    for task in seqio.get_subtasks(seqio.get_mixture_or_task(mixture_or_task_name)):
         dataset = task.get_dataset(sequence_length=None, split="train", shuffle=False)
         for record in dataset.as_numpy_iterator():
             target = vocabulary.decode(record["targets"].tolist())
