@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -87,25 +88,25 @@ def test_greedy_equals_the_uncached_network():
 
 
 def _logits_of_a_step(config, params, inputs, kind):
-    """Returns the logits after one token, by the network's own cached decoding and by prepared weights."""
+    """Returns the logits after one token, by the network and by prepared weights."""
     model = network.Transformer(config)
     weights = decoding.prepare(config, params, kind)
-    for tree in (params, weights.start):
-        _, started = model.apply({"params": tree}, inputs, 4, method="start", mutable=["cache"])
+    source = jax.jit(token_step.encode, static_argnums=0)(config, weights, inputs)
     tokens = jnp.arange(len(inputs), dtype=jnp.int32) % 10 + 2
-    expected, _ = model.apply(
-        {"params": params, **started}, None, inputs, tokens[:, None], tokens[:, None],
-        enable_dropout=False, decode=True, method="decode", mutable=["cache"],
-    )  # fmt: skip
-    got, cache = token_step.logits(
+    apply = jax.jit(model.apply, static_argnames="enable_dropout")
+    expected = apply(
+        {"params": params}, inputs, tokens[:, None], tokens[:, None], enable_dropout=False
+    )
+    step = jax.jit(token_step.logits, static_argnames=("config", "dynamic"))
+    got, cache = step(
         config,
         weights.step,
-        started["cache"],
+        token_step.empty_cache(config, source, 4),
         weights.start["token_embedder"]["embedding"][tokens].astype(config.dtype),
         network.biases.mask_bias(network.biases.attention_mask(inputs > 0)),
         dynamic=kind == token_step.INT8_DYNAMIC,
     )
-    assert cache["decoder"]["cache_index"] == 1
+    assert cache.clock == 1
     return np.asarray(expected[:, 0]), np.asarray(got)
 
 
@@ -171,7 +172,7 @@ def test_what_cannot_be_prepared_is_named():
 def test_compilations_are_few():
     """Two buckets of prompts: a loop and an encoder each, one cut, three ways to place a prompt, and two that have one shape."""
     rng = np.random.default_rng(0)
-    prompts = [rng.integers(2, CONFIG.vocab_size, n).tolist() for n in range(1, 121, 9)]
+    prompts = [rng.integers(2, CONFIG.vocab_size, n).tolist() for n in range(1, 61, 5)]
     decoding.generate(CONFIG, _params(), [[3]], 7, batch_size=5)
     before = _num_compiled()
     decoding.generate(CONFIG, _params(), prompts, 6, batch_size=5)
@@ -183,7 +184,7 @@ def test_compilations_are_few():
 
 def _num_compiled() -> int:
     functions = (
-        *(getattr(continuous, name) for name in ("_advance", "_empty", "_encode", "_keys", "_narrow", "_place")),
+        *(getattr(continuous, name) for name in ("_advance", "_empty", "_encode", "_fit", "_keys", "_place")),
         decoding.prepare,
     )  # fmt: skip
     return sum(function._cache_size() for function in functions)
@@ -220,6 +221,26 @@ def test_generate_returns_the_order_of_the_prompts_whatever_the_batch():
             assert not row[length:].any()
             assert len(completion.log_probs) == length and completion.top_ids == [[]] * length
         assert any(c.finished for c in got) and any(not c.finished for c in got)
+
+
+def test_the_ring_of_produced_tokens_follows_the_longest_text(monkeypatch):
+    prompts = _prompts(30)
+    expected = decoding.generate(CONFIG, _params(), prompts, LENGTH, batch_size=4)
+    sizes = [4]
+    fit = continuous._fit
+
+    def noted(state, length, num_slots):
+        sizes.append(num_slots)
+        return fit(state, length, num_slots)
+
+    monkeypatch.setattr(continuous, "_fit", noted)
+    monkeypatch.setattr(continuous, "_SHORTEST_RING", 4)
+    got = decoding.generate(CONFIG, _params(), prompts, LENGTH, batch_size=4)
+    assert set(sizes) == {4, 8, 16, LENGTH}
+    assert any(after < before for before, after in itertools.pairwise(sizes))
+    for one, other in zip(got, expected, strict=True):
+        assert one.tokens == other.tokens
+        np.testing.assert_allclose(one.log_probs, other.log_probs, atol=FP32_ATOL)
 
 
 def test_samples_depend_on_prompt_and_number_only():
@@ -260,11 +281,11 @@ def test_no_prompts_give_no_answers():
 
 
 def test_bucket_length_literals():
-    got = [decoding.bucket_length(n) for n in (1, 33, 64, 65, 129, 130, 193, 257, 1024)]
-    assert got == [64, 64, 64, 128, 192, 192, 256, 384, 1024]
+    got = [decoding.bucket_length(n) for n in (1, 33, 64, 65, 129, 130, 193, 257, 513, 1024)]
+    assert got == [32, 64, 64, 96, 160, 160, 224, 320, 640, 1024]
     lengths = np.array([decoding.bucket_length(n) for n in range(1, 1025)])
     assert (lengths >= np.arange(1, 1025)).all()
-    assert len(set(lengths.tolist())) == 8
+    assert len(set(lengths.tolist())) == 16
 
 
 def test_an_empty_prompt_is_named():

@@ -16,10 +16,13 @@ Chooser = Callable[[Array, Array], Array]
 def most_likely(logits: Array, keys: Array) -> Array:
     """Returns the first token of the highest logit, int32 [B], of logits [B, V]: greedy decoding."""
     del keys
-    # XLA's argmax runs element by element on CPUs (1.1 ms for [8, 32128]); two plain reductions take 0.2 ms.
-    last = logits.shape[-1] - 1
-    highest = logits == jnp.max(logits, axis=-1, keepdims=True)
-    return jnp.min(jnp.where(highest, jnp.arange(last + 1, dtype=jnp.int32), last), axis=-1)
+    # On CPUs XLA's argmax runs element by element, and reductions along rows are slower than across them: for [32, 32128]
+    # argmax takes 2.2 ms, these two 0.4.
+    scores = logits.T
+    last = scores.shape[0] - 1
+    highest = scores == jnp.max(scores, axis=0)
+    ids = jnp.arange(last + 1, dtype=jnp.int32)[:, None]
+    return jnp.min(jnp.where(highest, ids, last), axis=0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,26 +1,29 @@
 """Many prompts through one batch: a row that has ended is handed to the next waiting prompt.
 
-Prompts wait longest first. Whenever a quarter of the rows have ended, the next prompts are encoded together and take
-their places; the others go on where they are. When the longest prompts are done, the cached source positions are cut to
-the next shorter bucket. Shapes, and so compilations, are few: one loop and one encoder per bucket.
+Prompts wait longest first. Whenever an eighth of the rows have ended, the next prompts are encoded together and take
+their places; the others go on where they are. A step reads no more of the cache than its rows need: when the longest
+prompts are done, the source positions are cut to the next shorter bucket, and the ring of produced tokens starts short and
+follows the longest text in progress. Shapes, and so compilations, are few: one loop per bucket and per length of the
+ring, one encoder per bucket.
 """
 
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 
 from cotdistill_jax import network
 from cotdistill_jax.decoding import loop
+from cotdistill_jax.decoding import step as token_step
 from cotdistill_jax.decoding.choosers import Chooser, most_likely
 from cotdistill_jax.decoding.loop import EOS_ID, PAD_ID, Array, Params, State
 from cotdistill_jax.decoding.step import FLOAT, INT8_DYNAMIC, Weights, prepare
+from cotdistill_jax.network.attention import KeysValues
 
-_CROSS = "encoder_decoder_attention"
+_SHORTEST_RING = 64
 
 
 class Completion(NamedTuple):
@@ -129,14 +132,14 @@ def stream(
 
 
 def bucket_length(length: int) -> int:
-    """Returns `length` rounded up to 64, 128, 192, 256, 384, 512, 768, 1024, ...
+    """Returns `length` rounded up to 32, 64, 96, ... 256, 320, 384, 448, 512, 640, 768, ...
 
-    Few values, because each costs a compilation, and encoding is cheap beside decoding.
+    Few values, because each costs two compilations, and at most an eighth of padding beyond 256.
 
     Example:
-        `bucket_length(33)` is 64, `bucket_length(130)` is 192.
+        `bucket_length(33)` is 64, `bucket_length(130)` is 160.
     """
-    step = max(64, (1 << max(length - 1, 1).bit_length()) // 4)
+    step = max(32, (1 << max(length - 1, 1).bit_length()) // 8)
     return -(-length // step) * step
 
 
@@ -163,7 +166,7 @@ class _Rows:
         self._config, self._weights, self._dynamic = config, weights, dynamic
         self._batch_size, self._max_decode_len, self._top_k = batch_size, max_decode_len, top_k
         self._num_samples = num_samples
-        self._num_prompts = max(1, batch_size // 4 // num_samples)  # admitted at a time
+        self._num_prompts = max(1, batch_size // 8 // num_samples)  # admitted at a time
         self._num_rows = self._num_prompts * num_samples
         self._state: State | None = None
 
@@ -179,15 +182,20 @@ class _Rows:
             tokens = _pad([prompts[index] for index in coming], self._num_prompts)
             unused = [(0, 0)] * (self._num_rows - len(samples))
             keys = _keys(key, np.asarray(samples + unused, np.int32))
-            encoded = _encode(self._config, self._weights.start, tokens)
-            state = self._fitting()
-            self._state = _place(state, np.asarray(rows), tokens, encoded, keys, self._num_samples)
+            source = _encode(self._config, self._weights, tokens)
+            if self._state is None:
+                sizes = (self._batch_size, tokens.shape[1], self._max_decode_len, self._top_k)
+                self._state = _empty(self._config, *sizes, _ring(1, sizes[2], sizes[2]))
+            self._state = _place(
+                self._state, np.asarray(rows), tokens, source, keys, self._num_samples
+            )
 
     def advance(self, more_wait: bool, chooser: Chooser, eos_id: int) -> None:
-        """Decodes until the next prompts find room or, if none wait, until all rows have ended."""
+        """Decodes until the next prompts find room, or all rows have ended if none wait, or the ring is full."""
         until = np.int32(self._num_rows if more_wait else self._batch_size)
+        state = self._fitting()
         self._state = _advance(
-            self._config, self._weights, self._state, until, chooser, eos_id, self._dynamic
+            self._config, self._weights, state, until, chooser, eos_id, self._dynamic
         )
 
     def take_finished(self, eos_id: int) -> Iterator[Answer]:
@@ -216,15 +224,24 @@ class _Rows:
             yield Answer(owner.prompt, owner.sample, completion)
 
     def _fitting(self) -> State:
-        """Returns the state with as many source positions as its owners need."""
-        longest = max(owner.source_length for owner in self.owners.values())
-        length = bucket_length(longest)
-        if self._state is None:
-            sizes = (self._batch_size, length, self._max_decode_len, self._top_k)
-            return _empty(self._config, self._weights.start, *sizes)
-        if length < self._state.inputs.shape[1]:
-            return _narrow(self._state, length)
-        return self._state
+        """Returns the state with as much cache as its owners need."""
+        assert self._state is not None
+        state = self._state
+        length = bucket_length(max(owner.source_length for owner in self.owners.values()))
+        produced = np.asarray(state.length)[list(self.owners)]
+        num_slots = _ring(int(produced.max()) + 1, state.cache.num_slots, self._max_decode_len)
+        if (length, num_slots) == (state.inputs.shape[1], state.cache.num_slots):
+            return state
+        return _fit(state, length, num_slots)
+
+
+def _ring(needed: int, current: int, most: int) -> int:
+    """Returns the slots of a ring that has `current`: doubled when short of `needed`, halved when that leaves room for twice as many."""
+
+    def rounded(length: int) -> int:
+        return min(most, max(_SHORTEST_RING, 1 << (length - 1).bit_length()))
+
+    return rounded(needed) if needed > current else min(current, rounded(2 * needed))
 
 
 def _pad(prompts: Sequence[Sequence[int]], num_rows: int) -> np.ndarray:
@@ -242,34 +259,26 @@ def _keys(key: Array, samples: Array) -> Array:
     return jax.vmap(lambda pair: fold(fold(key, pair[0]), pair[1]))(samples)
 
 
-@functools.partial(jax.jit, static_argnames=("config",))
-def _encode(config: network.T5Config, params: Params, tokens: Array) -> dict[Any, Array]:
-    """Returns the cached encoder keys and values of tokens [rows, S], by their path in the cache."""
-    _, started = network.Transformer(config).apply(
-        {"params": params}, tokens, 1, method="start", mutable=["cache"]
-    )
-    flat = traverse_util.flatten_dict(started["cache"])
-    return {path: leaf for path, leaf in flat.items() if _CROSS in path}
+_encode = jax.jit(token_step.encode, static_argnames=("config",))
 
 
 @functools.partial(
-    jax.jit, static_argnames=("config", "batch_size", "length", "max_decode_len", "top_k")
+    jax.jit,
+    static_argnames=("config", "batch_size", "length", "max_decode_len", "top_k", "num_slots"),
 )
 def _empty(
     config: network.T5Config,
-    params: Params,
     batch_size: int,
     length: int,
     max_decode_len: int,
     top_k: int,
+    num_slots: int,
 ) -> State:
     """Returns a state of finished rows."""
     inputs = jnp.full((batch_size, length), PAD_ID, jnp.int32)
-    start = functools.partial(network.Transformer(config).apply, method="start", mutable=["cache"])
-    shapes = jax.eval_shape(
-        lambda params: start({"params": params}, inputs, max_decode_len)[1]["cache"], params
-    )
-    cache = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    unread = jnp.zeros((batch_size, config.num_heads, length, config.head_dim), config.dtype)
+    source = [(unread, unread)] * config.num_decoder_layers
+    cache = token_step.empty_cache(config, source, num_slots)
     keys = jax.random.split(jax.random.key(0), batch_size)
     finished = jnp.ones((batch_size,), bool)
     return loop.blank(inputs, keys, finished, max_decode_len, top_k, cache)
@@ -280,7 +289,7 @@ def _place(
     state: State,
     rows: Array,
     tokens: Array,
-    encoded: dict[Any, Array],
+    source: list[KeysValues],
     keys: Array,
     num_samples: int,
 ) -> State:
@@ -290,40 +299,45 @@ def _place(
         state: Rows in progress; its memory is reused.
         rows: int [rows], which to replace.
         tokens: int [rows / num_samples, S'], S' at most the state's S.
-        encoded: From `_encode` of these tokens.
+        source: From `_encode` of these tokens.
         keys: Random keys [rows].
         num_samples: Adjacent rows that share a prompt.
     """
-    cache = traverse_util.flatten_dict(state.cache)
-    for path, leaf in encoded.items():
+
+    def placed(old: Array, new: Array) -> Array:
+        return old.at[rows].set(new)
+
+    def widened(leaf: Array, axis: int) -> Array:
         wider = [(0, 0)] * leaf.ndim
-        wider[2] = (0, cache[path].shape[2] - leaf.shape[2])
-        leaf = jnp.repeat(jnp.pad(leaf, wider), num_samples, axis=0)
-        cache[path] = cache[path].at[rows].set(leaf)
-    clock = ("decoder", "cache_index")
-    start = ("decoder", "cached_start")
-    cache[start] = cache[start].at[rows].set(cache[clock])
-    padding = ((0, 0), (0, state.inputs.shape[1] - tokens.shape[1]))
-    inputs = jnp.repeat(jnp.pad(tokens, padding), num_samples, axis=0)
-    fresh = loop.blank(
-        inputs,
-        keys,
-        jnp.all(inputs == PAD_ID, axis=-1),
-        state.tokens.shape[1],
-        state.top_ids.shape[-1],
-        None,
+        wider[axis] = (0, state.inputs.shape[1] - tokens.shape[1])
+        return jnp.repeat(jnp.pad(leaf, wider), num_samples, axis=0)
+
+    cache = state.cache._replace(
+        start=placed(state.cache.start, state.cache.clock),
+        source=jax.tree.map(
+            lambda old, new: placed(old, widened(new, 2)), state.cache.source, source
+        ),
     )
-    mine, theirs = state._replace(cache=None), fresh
-    placed = jax.tree.map(lambda old, new: old.at[rows].set(new), mine, theirs)
-    return placed._replace(cache=traverse_util.unflatten_dict(cache))
+    inputs = widened(tokens, 1)
+    finished = jnp.all(inputs == PAD_ID, axis=-1)
+    _, most, top_k = state.top_ids.shape
+    fresh = loop.blank(inputs, keys, finished, most, top_k, cache)
+    return State._make((*jax.tree.map(placed, state[:-1], fresh[:-1]), cache))
 
 
-@functools.partial(jax.jit, static_argnames=("length",))
-def _narrow(state: State, length: int) -> State:
-    """Returns the state with the first `length` source positions only."""
-    cache = traverse_util.flatten_dict(state.cache)
-    cut = {path: leaf[:, :, :length] for path, leaf in cache.items() if _CROSS in path}
-    cache = traverse_util.unflatten_dict(cache | cut)
+@functools.partial(jax.jit, static_argnames=("length", "num_slots"))
+def _fit(state: State, length: int, num_slots: int) -> State:
+    """Returns the state with the first `length` source positions and a ring of the newest `num_slots` tokens."""
+    cache = state.cache
+    newest = cache.clock - 1
+    steps = (
+        newest - (newest - jnp.arange(num_slots)) % num_slots
+    )  # that wrote what goes to each slot
+    slots = steps % cache.num_slots
+    cache = cache._replace(
+        own=jax.tree.map(lambda leaf: leaf[:, :, slots], cache.own),
+        source=jax.tree.map(lambda leaf: leaf[:, :, :length], cache.source),
+    )
     return state._replace(inputs=state.inputs[:, :length], cache=cache)
 
 

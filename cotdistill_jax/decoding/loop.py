@@ -19,7 +19,7 @@ import numpy as np
 from cotdistill_jax import network
 from cotdistill_jax.decoding import step as token_step
 from cotdistill_jax.decoding.choosers import Chooser, most_likely
-from cotdistill_jax.decoding.step import Weights
+from cotdistill_jax.decoding.step import Cache, Weights
 from cotdistill_jax.network.biases import attention_mask, mask_bias
 
 Array = jax.Array
@@ -56,7 +56,7 @@ class State(NamedTuple):
         log_probs: float32 [B, L].
         top_ids: int32 [B, L, K], the K most likely tokens at each position.
         top_log_probs: float32 [B, L, K].
-        cache: the network's collection "cache".
+        cache: keys and values of all rows; its ring has a slot for every token of an unfinished row.
     """
 
     inputs: Array
@@ -68,7 +68,7 @@ class State(NamedTuple):
     log_probs: Array
     top_ids: Array
     top_log_probs: Array
-    cache: Any
+    cache: Cache
 
 
 def greedy(
@@ -116,18 +116,16 @@ def sample(
     batch = inputs.shape[0]
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(batch))
     weights = token_step.prepare(config, params)
-    model = network.Transformer(config)
-    _, started = model.apply(
-        {"params": weights.start}, inputs, max_decode_len, method="start", mutable=["cache"]
-    )
     finished = jnp.all(inputs == PAD_ID, axis=-1)
-    state = blank(inputs, keys, finished, max_decode_len, 0, started["cache"])
+    source = token_step.encode(config, weights, inputs)
+    cache = token_step.empty_cache(config, source, max_decode_len)
+    state = blank(inputs, keys, finished, max_decode_len, 0, cache)
     state = advance(config, weights, state, jnp.int32(batch), chooser, eos_id)
     return Generation(state.tokens, state.log_probs)
 
 
 def blank(
-    inputs: Array, keys: Array, finished: Array, max_decode_len: int, top_k: int, cache: Any
+    inputs: Array, keys: Array, finished: Array, max_decode_len: int, top_k: int, cache: Cache
 ) -> State:
     """Returns a state that has produced nothing yet; see `State` for the arguments."""
     shape = (inputs.shape[0], max_decode_len)
@@ -154,7 +152,7 @@ def advance(
     eos_id: int,
     dynamic: bool = False,
 ) -> State:
-    """Returns the state after as many steps as it takes until `until` rows are finished.
+    """Returns the state after as many steps as it takes until `until` rows are finished or a row fills the ring.
 
     Args:
         config: Dimensions of the network.
@@ -175,14 +173,19 @@ def advance(
         )
         return _append(state, logits, cache, chooser, eos_id)
 
-    return jax.lax.while_loop(lambda state: jnp.sum(state.finished) < until, step, state)
+    slots = state.cache.num_slots
+
+    def goes_on(state: State) -> Array:
+        return (jnp.sum(state.finished) < until) & jnp.all(state.finished | (state.length < slots))
+
+    return jax.lax.while_loop(goes_on, step, state)
 
 
-def _append(state: State, logits: Array, cache: Any, chooser: Chooser, eos_id: int) -> State:
+def _append(state: State, logits: Array, cache: Cache, chooser: Chooser, eos_id: int) -> State:
     """Returns the state with one more token in every unfinished row; logits are [B, V]."""
     chosen = chooser(logits, jax.vmap(jax.random.fold_in)(state.keys, state.length))
     chosen = jnp.where(state.finished, PAD_ID, chosen)
-    total = jax.nn.logsumexp(logits, axis=-1)
+    total = jax.nn.logsumexp(logits.T, axis=0)  # across rows: see `choosers.most_likely`
     log_prob = jnp.take_along_axis(logits, chosen[:, None], axis=-1)[:, 0] - total
     max_decode_len = state.tokens.shape[1]
     here = jnp.arange(max_decode_len) == state.length[:, None]

@@ -1,4 +1,4 @@
-"""One token through the decoder, on weights laid out for it: `prepare` once, `logits` at every step.
+"""One token through the decoder, on weights laid out for it: `prepare` and `encode` once, `logits` at every step.
 
 The same function of the same parameters as `network.Transformer`'s cached decoding, arranged for a few rows at a time:
 
@@ -10,7 +10,7 @@ The same function of the same parameters as `network.Transformer`'s cached decod
 
 The encoder, the embedding and the cross-attention's keys and values (once per prompt) stay as they are.
 
-Axes: B batch, D width, J joined heads, F hidden width, V vocabulary.
+Axes: B batch, D width, J joined heads, H heads, F hidden width, V vocabulary, S source length, R slots of the ring.
 """
 
 import functools
@@ -23,6 +23,7 @@ from flax.linen.partitioning import with_sharding_constraint
 
 from cotdistill_jax import network
 from cotdistill_jax.network import attention, biases
+from cotdistill_jax.network.attention import KeysValues
 from cotdistill_jax.network.config import ACTIVATIONS
 
 Array = jax.Array
@@ -31,6 +32,7 @@ Params = Mapping[str, Any]
 FLOAT, INT8, INT8_DYNAMIC = "float", "int8", "int8_dynamic"
 WEIGHT_KINDS = (FLOAT, INT8, INT8_DYNAMIC)
 _LARGEST = 127
+_CROSS = "encoder_decoder_attention"
 
 
 class Int8Kernel(NamedTuple):
@@ -49,12 +51,36 @@ class Weights(NamedTuple):
     """What decoding needs of a network, from `prepare`.
 
     Attributes:
-        start: the part of the parameter tree that `network.Transformer.start` reads.
+        start: the part of the parameter tree that `network.Transformer.source_keys_values` reads.
         step: the decoder's other parameters, by the names of the parameter tree; kernels as described in the module's text.
     """
 
     start: Params
     step: Params
+
+
+class Cache(NamedTuple):
+    """Keys and values of every decoder layer, all [B, H, length, head_dim].
+
+    All rows write the same slot at the same time, `clock` modulo R: attention depends only on how long ago a slot was
+    written, and `start` tells which slots belong to a row's own sequence.
+
+    Attributes:
+        clock: int32 [], steps taken so far.
+        start: int32 [B], the clock when a row began.
+        own: (keys, values) of the self-attention of each layer; their length is R.
+        source: (keys, values) of the source in each layer; their length is S.
+    """
+
+    clock: Array
+    start: Array
+    own: list[KeysValues]
+    source: list[KeysValues]
+
+    @property
+    def num_slots(self) -> int:
+        """R, the most tokens of a row that can be attended to."""
+        return self.own[0][0].shape[2]
 
 
 @functools.partial(jax.jit, static_argnames=("config", "kind"))
@@ -78,11 +104,10 @@ def prepare(config: network.T5Config, params: Params, kind: str = FLOAT) -> Weig
         )
     decoder = params["decoder"]
     names = [f"layers_{number}" for number in range(config.num_decoder_layers)]
-    cross = "encoder_decoder_attention"
     start: dict[str, Any] = {"token_embedder": params["token_embedder"]}
     start["encoder"] = params["encoder"]
     start["decoder"] = {
-        name: {cross: {part: decoder[name][cross][part] for part in ("key", "value")}}
+        name: {_CROSS: {part: decoder[name][_CROSS][part] for part in ("key", "value")}}
         for name in names
     }
     into = functools.partial(_kernel, dtype=config.dtype, kind=kind)
@@ -100,7 +125,7 @@ def prepare(config: network.T5Config, params: Params, kind: str = FLOAT) -> Weig
 
 def _layer(config: network.T5Config, layer: Params, into: Any) -> dict[str, Any]:
     """Returns the weights of one decoder layer; `into` makes a kernel of [inputs, features] kernels."""
-    own, cross, mlp = layer["self_attention"], layer["encoder_decoder_attention"], layer["mlp"]
+    own, cross, mlp = layer["self_attention"], layer[_CROSS], layer["mlp"]
     gated = len(config.mlp_activations) > 1
     inner = [f"wi_{number}" for number in range(len(config.mlp_activations))] if gated else ["wi"]
     return {
@@ -131,54 +156,65 @@ def _rounded(x: Array, axis: int) -> tuple[Array, Array]:
     return jnp.round(x / scales).astype(jnp.int8), scales
 
 
+def encode(config: network.T5Config, weights: Weights, inputs: Array) -> list[KeysValues]:
+    """Returns `Cache.source` of inputs int32 [B, S], 0 being padding."""
+    source: Any = network.Transformer(config).apply(
+        {"params": weights.start}, inputs, method="source_keys_values"
+    )
+    return list(source)
+
+
+def empty_cache(config: network.T5Config, source: list[KeysValues], num_slots: int) -> Cache:
+    """Returns the cache of rows that have produced nothing, given `Cache.source`."""
+    batch = source[0][0].shape[0]
+    empty = jnp.zeros((batch, config.num_heads, num_slots, config.head_dim), config.dtype)
+    own = [(empty, empty)] * config.num_decoder_layers
+    return Cache(jnp.zeros((), jnp.int32), jnp.zeros((batch,), jnp.int32), own, source)
+
+
 def logits(
     config: network.T5Config,
     step: Params,
-    cache: Any,
+    cache: Cache,
     embedded: Array,
     cross_bias: Array,
     dynamic: bool,
-) -> tuple[Array, Any]:
+) -> tuple[Array, Cache]:
     """Returns float32 logits [B, V] after one more token per row, and the extended cache.
 
     Args:
         config: Dimensions of the network.
         step: `Weights.step`.
-        cache: The network's collection "cache", as `network.Transformer.start` fills it.
+        cache: What the rows have seen so far.
         embedded: [B, D], the embeddings of the newest tokens.
         cross_bias: float32 [B, 1, 1, S], the padding mask of the source.
         dynamic: Whether 8-bit kernels are multiplied with activations rounded to 8 bits.
     """
-    cache = dict(cache["decoder"])
     multiply = functools.partial(_multiply, dynamic=dynamic)
-    clock, start = cache["cache_index"], cache["cached_start"]
-    length = cache["layers_0"]["self_attention"]["cached_key"].shape[2]
-    age = (clock - jnp.arange(length)) % length
-    mask = (age[None, :] <= (clock - start)[:, None])[:, None, None, :]
+    num_slots = cache.num_slots
+    slot = (0, 0, cache.clock % num_slots, 0)
+    age = (cache.clock - jnp.arange(num_slots)) % num_slots
+    mask = (age[None, :] <= (cache.clock - cache.start)[:, None])[:, None, None, :]
     relative: Any = biases.RelativeBias(config, bidirectional=False).apply(
         {"params": step["relpos_bias"]}, -age
     )
     self_bias = relative[None, :, None, :] + biases.mask_bias(mask)
-    cache["cache_index"] = clock + 1
+    extended = []
     x = with_sharding_constraint(embedded.T, ("embed", "batch"))
-    for number in range(config.num_decoder_layers):
-        name = f"layers_{number}"
-        weights, kept = step[name], cache[name]
+    for number, (own, source) in enumerate(zip(cache.own, cache.source, strict=True)):
+        weights = step[f"layers_{number}"]
         query, *new = _heads(
             config, multiply(weights["self_in"], _norm(x, weights["self_norm"], config))
         )
-        own = kept["self_attention"]
-        slot = (0, 0, clock % length, 0)
-        key = jax.lax.dynamic_update_slice(own["cached_key"], new[0], slot)
-        value = jax.lax.dynamic_update_slice(own["cached_value"], new[1], slot)
-        cache[name] = {**kept, "self_attention": {"cached_key": key, "cached_value": value}}
+        key = jax.lax.dynamic_update_slice(own[0], new[0], slot)
+        value = jax.lax.dynamic_update_slice(own[1], new[1], slot)
+        extended.append((key, value))
         mixed = attention.attend(query, key, value, self_bias)
         x = x + multiply(weights["self_out"], _joined(mixed))[0]
-        theirs = kept["encoder_decoder_attention"]
         (query,) = _heads(
             config, multiply(weights["cross_in"], _norm(x, weights["cross_norm"], config))
         )
-        mixed = attention.attend(query, theirs["cached_key"], theirs["cached_value"], cross_bias)
+        mixed = attention.attend(query, *source, cross_bias)
         x = x + multiply(weights["cross_out"], _joined(mixed))[0]
         inner = multiply(weights["mlp_in"], _norm(x, weights["mlp_norm"], config))
         hidden = ACTIVATIONS[config.mlp_activations[0]](inner[0])
@@ -191,7 +227,7 @@ def logits(
     scores = jax.lax.optimization_barrier(multiply(step["logits"], normed)[0])
     if config.logits_via_embedding:
         scores = scores / jnp.sqrt(jnp.float32(config.emb_dim))
-    return scores.T, {"decoder": cache}
+    return scores.T, cache._replace(clock=cache.clock + 1, own=extended)
 
 
 def _norm(x: Array, scale: Array, config: network.T5Config) -> Array:

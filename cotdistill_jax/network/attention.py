@@ -143,16 +143,13 @@ class Attention(nn.Module):
         self.put_variable("cache", "cached_key", keys_values[0])
         self.put_variable("cache", "cached_value", keys_values[1])
 
-    def stored(self) -> KeysValues | None:
-        """Returns the cached keys and values, or None where there are none."""
-        if not self.has_variable("cache", "cached_key"):
-            return None
+    def stored(self) -> KeysValues:
+        """Returns the cached keys and values."""
         return self.get_variable("cache", "cached_key"), self.get_variable("cache", "cached_value")
 
     def cache_length(self) -> int:
         """Returns the number of slots of the cache."""
-        length: int = self.get_variable("cache", "cached_key").shape[2]
-        return length
+        return self.stored()[0].shape[2]
 
     def store_empty(self, batch: int, length: int) -> None:
         """Writes a zero cache for `length` positions."""
@@ -163,7 +160,6 @@ class Attention(nn.Module):
     def extend(self, inputs: Array, slot: Array) -> KeysValues:
         """Writes the keys and values of inputs [B, 1, D] at `slot` and returns the whole cache."""
         stored = self.stored()
-        assert stored is not None
         new = self.keys_values(inputs)
         start = (0, 0, slot, 0)
         extended = (

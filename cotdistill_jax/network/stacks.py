@@ -3,11 +3,12 @@
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax.linen.partitioning import remat, scan_with_axes
 from jax import Array
 
-from cotdistill_jax.network.attention import Attention
+from cotdistill_jax.network.attention import Attention, KeysValues
 from cotdistill_jax.network.biases import BlockBiases, RelativeBias, add_over_batch, mask_bias
 from cotdistill_jax.network.config import REMAT, T5Config
 from cotdistill_jax.network.layers import Dense, Mlp, RmsNorm
@@ -68,7 +69,7 @@ class DecoderLayer(nn.Module):
 
         Args:
             x: Residual stream [B, L, D]; L is 1 when `slot` is given.
-            encoded: Encoder output [B, S, D]; not read where the cache holds its keys and values.
+            encoded: Encoder output [B, S, D].
             self_biases: See `Attention`, for the self-attention.
             cross_biases: See `Attention`, for the attention to the encoder.
             deterministic: Whether dropout is off.
@@ -78,7 +79,7 @@ class DecoderLayer(nn.Module):
         attention, cross = self.self_attention, self.encoder_decoder_attention
         own = attention.keys_values(normed) if slot is None else attention.extend(normed, slot)
         x = x + self.dropout(attention(normed, own, self_biases, deterministic), deterministic)
-        theirs = cross.stored() or cross.keys_values(encoded)
+        theirs = cross.keys_values(encoded)
         normed = self.pre_cross_attention_layer_norm(x)
         x = x + self.dropout(cross(normed, theirs, cross_biases, deterministic), deterministic)
         transformed = self.mlp(self.pre_mlp_layer_norm(x), deterministic)
@@ -181,19 +182,12 @@ class Decoder(nn.Module):
         return self._run(embedded, encoded, biases, cross_biases, deterministic, None)
 
     def step(self, embedded: Array, encoded: Array, cross_bias: Array) -> Array:
-        """Returns the normed output [B, 1, D] of one token [B, 1, D] and extends the cache.
-
-        All rows write to the same slot of a ring: attention depends only on how long ago a slot was
-        written, and `cached_start` tells which slots belong to a row's own sequence.
-        """
-        clock: Array = self.get_variable("cache", "cache_index")
-        start: Array = self.get_variable("cache", "cached_start")
-        length = self.layers[0].self_attention.cache_length()
-        age = (clock - jnp.arange(length)) % length
-        mask = (age[None, :] <= (clock - start)[:, None])[:, None, None, :]
-        biases = [self.relpos_bias(-age)[None, :, None, :], mask_bias(mask)]
-        self.put_variable("cache", "cache_index", clock + 1)
-        return self._run(embedded, encoded, biases, [cross_bias], True, clock % length)
+        """Returns the normed output [B, 1, D] of one token [B, 1, D] and extends the cache."""
+        position: Array = self.get_variable("cache", "cache_index")
+        before = np.arange(self.layers[0].self_attention.cache_length()) - position
+        biases = [self.relpos_bias(before)[None, :, None, :], mask_bias(before <= 0)]
+        self.put_variable("cache", "cache_index", position + 1)
+        return self._run(embedded, encoded, biases, [cross_bias], True, position)
 
     def start_cache(self, batch: int, length: int) -> None:
         """Writes an empty self-attention cache for `length` tokens.
@@ -201,21 +195,27 @@ class Decoder(nn.Module):
         Raises:
             ValueError: If the layers are scanned.
         """
+        for layer in self._unscanned_layers():
+            layer.self_attention.store_empty(batch, length)
+        self.put_variable("cache", "cache_index", jnp.zeros((), jnp.int32))
+
+    def source_keys_values(self, encoded: Array) -> list[KeysValues]:
+        """Returns the keys and values of the encoder output [B, S, D] in each layer; see `Attention.keys_values`.
+
+        Raises:
+            ValueError: If the layers are scanned.
+        """
+        layers = self._unscanned_layers()
+        return [layer.encoder_decoder_attention.keys_values(encoded) for layer in layers]
+
+    def _unscanned_layers(self) -> list[DecoderLayer]:
         if self.config.scan_layers:
             raise ValueError(
                 "network: scanned layers do not decode; use unstack_layers(params) and a config with "
                 "scan_layers=False"
             )
-        for layer in self.layers:
-            layer.self_attention.store_empty(batch, length)
-        self.put_variable("cache", "cache_index", jnp.zeros((), jnp.int32))
-        self.put_variable("cache", "cached_start", jnp.zeros((batch,), jnp.int32))
-
-    def store_encoded(self, encoded: Array) -> None:
-        """Writes the keys and values of the encoder output [B, S, D] to the cache."""
-        for layer in self.layers:
-            cross = layer.encoder_decoder_attention
-            cross.store(cross.keys_values(encoded))
+        layers: list[DecoderLayer] = self.layers
+        return layers
 
     def _run(
         self,

@@ -5,6 +5,7 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
+from cotdistill_jax.network.attention import KeysValues
 from cotdistill_jax.network.biases import attention_mask, mask_bias
 from cotdistill_jax.network.config import T5Config
 from cotdistill_jax.network.layers import Embedding
@@ -90,8 +91,7 @@ class Transformer(nn.Module):
         """Returns float32 logits [B, L, V].
 
         With `decode=True` and no cache, an empty one of L positions is made in the collection "cache"
-        (T5X's first call); with a cache, L is 1 and the token is appended to it. Where `start` has
-        stored the encoder's keys and values, `encoded` is not read.
+        (T5X's first call); with a cache, L is 1 and the token is appended to it.
 
         Args:
             encoded: Encoder output [B, S, D].
@@ -174,15 +174,14 @@ class Transformer(nn.Module):
             return self.token_embedder.attend(hidden)
         return self.decoder.logits_dense(hidden)
 
-    def start(self, encoder_input_tokens: Array, max_decode_length: int) -> None:
-        """Encodes once and fills the collection "cache" for decoding.
-
-        Afterwards `decode(..., decode=True)` needs no `encoded`: each layer's cache holds the
-        encoder's keys and values.
+    def source_keys_values(self, encoder_input_tokens: Array) -> list[KeysValues]:
+        """Returns the keys and values [B, H, S, head_dim] of the encoded source in each decoder layer.
 
         Args:
             encoder_input_tokens: int [B, S], 0 is padding.
-            max_decode_length: Positions of the self-attention cache.
+
+        Raises:
+            ValueError: If the layers are scanned.
         """
-        self.decoder.start_cache(encoder_input_tokens.shape[0], max_decode_length)
-        self.decoder.store_encoded(self.encode(encoder_input_tokens, enable_dropout=False))
+        encoded = self.encode(encoder_input_tokens, enable_dropout=False)
+        return self.decoder.source_keys_values(encoded)

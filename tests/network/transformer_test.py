@@ -181,7 +181,7 @@ def test_decoder_is_causal():
     assert not np.allclose(before[0, 6:], after[0, 6:])
 
 
-def _decode_steps(start_with_t5x_protocol: bool) -> tuple[np.ndarray, np.ndarray]:
+def _decode_steps() -> tuple[np.ndarray, np.ndarray]:
     """Logits of teacher forcing and of token-by-token cached decoding."""
     batch = _batch(target=9)
     batch["decoder_target_tokens"] = np.maximum(batch["decoder_target_tokens"], 2)
@@ -189,13 +189,9 @@ def _decode_steps(start_with_t5x_protocol: bool) -> tuple[np.ndarray, np.ndarray
     model = network.Transformer(CONFIG)
     forced = model.apply(params, **batch, enable_dropout=False)
     inputs = batch["encoder_input_tokens"]
-    encoded = None
-    if start_with_t5x_protocol:
-        ones = jax.tree.map(jnp.ones_like, batch)
-        _, state = model.apply(params, **ones, enable_dropout=False, decode=True, mutable=["cache"])
-        encoded = model.apply(params, inputs, None, False, method="encode")
-    else:
-        _, state = model.apply(params, inputs, 9, method="start", mutable=["cache"])
+    ones = jax.tree.map(jnp.ones_like, batch)
+    _, state = model.apply(params, **ones, enable_dropout=False, decode=True, mutable=["cache"])
+    encoded = model.apply(params, inputs, None, False, method="encode")
     step = jax.jit(
         lambda state, token: model.apply(
             {**params, **state},
@@ -217,9 +213,8 @@ def _decode_steps(start_with_t5x_protocol: bool) -> tuple[np.ndarray, np.ndarray
     return np.asarray(forced), np.stack(logits, axis=1)
 
 
-@pytest.mark.parametrize("start_with_t5x_protocol", [False, True])
-def test_cached_decoding_equals_teacher_forcing(start_with_t5x_protocol):
-    forced, stepped = _decode_steps(start_with_t5x_protocol)
+def test_cached_decoding_equals_teacher_forcing():
+    forced, stepped = _decode_steps()
     np.testing.assert_allclose(stepped, forced, atol=3e-6)
 
 
@@ -230,9 +225,7 @@ def test_decoding_packed_rows_or_two_tokens_is_an_error():
     packed = batch | {"encoder_segment_ids": (batch["encoder_input_tokens"] > 0).astype(np.int32)}
     with pytest.raises(ValueError, match="got encoder_segment_ids"):
         model.apply(params, **packed, enable_dropout=False, decode=True, mutable=["cache"])
-    _, state = model.apply(
-        params, batch["encoder_input_tokens"], 9, method="start", mutable=["cache"]
-    )
+    _, state = model.apply(params, **batch, enable_dropout=False, decode=True, mutable=["cache"])
     with pytest.raises(ValueError, match=r"takes tokens \[B, 1\], got \(3, 9\)"):
         model.apply(
             {**params, **state}, **batch, enable_dropout=False, decode=True, mutable=["cache"]
@@ -335,7 +328,8 @@ def test_stacking_is_exact_both_ways_and_gives_the_scanned_tree_with_its_axes():
 def test_scanned_layers_refuse_to_decode():
     config = dataclasses.replace(CONFIG, scan_layers=True)
     params = {"params": network.stack_layers(_params())}
+    apply = functools.partial(network.Transformer(config).apply, params)
     with pytest.raises(ValueError, match="scanned layers do not decode; use unstack_layers"):
-        network.Transformer(config).apply(
-            params, _batch()["encoder_input_tokens"], 9, method="start", mutable=["cache"]
-        )
+        apply(_batch()["encoder_input_tokens"], method="source_keys_values")
+    with pytest.raises(ValueError, match="scanned layers do not decode; use unstack_layers"):
+        apply(**_batch(), enable_dropout=False, decode=True, mutable=["cache"])
