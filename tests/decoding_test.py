@@ -103,7 +103,7 @@ def _logits_of_a_step(config, params, inputs, kind):
         weights.step,
         token_step.empty_cache(config, source, 4),
         weights.start["token_embedder"]["embedding"][tokens].astype(config.dtype),
-        network.biases.mask_bias(network.biases.attention_mask(inputs > 0)),
+        network.biases.mask_bias(inputs > 0)[:, None],
         dynamic=kind == token_step.INT8_DYNAMIC,
     )
     assert cache.clock == 1

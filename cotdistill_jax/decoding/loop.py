@@ -20,7 +20,7 @@ from cotdistill_jax import network
 from cotdistill_jax.decoding import step as token_step
 from cotdistill_jax.decoding.choosers import Chooser, most_likely
 from cotdistill_jax.decoding.step import Cache, Weights
-from cotdistill_jax.network.biases import attention_mask, mask_bias
+from cotdistill_jax.network.biases import mask_bias
 
 Array = jax.Array
 Params = Mapping[str, Any]
@@ -163,7 +163,7 @@ def advance(
         eos_id: The token that ends a row.
         dynamic: As in `step.logits`.
     """
-    cross_bias = mask_bias(attention_mask(state.inputs > 0))
+    cross_bias = mask_bias(state.inputs > 0)[:, None]
     embedding = weights.start["token_embedder"]["embedding"]
 
     def step(state: State) -> State:

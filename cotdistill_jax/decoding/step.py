@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from flax.linen.partitioning import with_sharding_constraint
 
 from cotdistill_jax import network
-from cotdistill_jax.network import attention, biases
+from cotdistill_jax.network import biases
 from cotdistill_jax.network.attention import KeysValues
 from cotdistill_jax.network.config import ACTIVATIONS
 
@@ -187,18 +187,18 @@ def logits(
         step: `Weights.step`.
         cache: What the rows have seen so far.
         embedded: [B, D], the embeddings of the newest tokens.
-        cross_bias: float32 [B, 1, 1, S], the padding mask of the source.
+        cross_bias: float32 [B, 1, S], the padding mask of the source.
         dynamic: Whether 8-bit kernels are multiplied with activations rounded to 8 bits.
     """
     multiply = functools.partial(_multiply, dynamic=dynamic)
     num_slots = cache.num_slots
     slot = (0, 0, cache.clock % num_slots, 0)
     age = (cache.clock - jnp.arange(num_slots)) % num_slots
-    mask = (age[None, :] <= (cache.clock - cache.start)[:, None])[:, None, None, :]
+    mask = age <= (cache.clock - cache.start)[:, None, None]
     relative: Any = biases.RelativeBias(config, bidirectional=False).apply(
         {"params": step["relpos_bias"]}, -age
     )
-    self_bias = relative[None, :, None, :] + biases.mask_bias(mask)
+    self_bias = relative + biases.mask_bias(mask)
     extended = []
     x = with_sharding_constraint(embedded.T, ("embed", "batch"))
     for number, (own, source) in enumerate(zip(cache.own, cache.source, strict=True)):
@@ -206,16 +206,18 @@ def logits(
         query, *new = _heads(
             config, multiply(weights["self_in"], _norm(x, weights["self_norm"], config))
         )
-        key = jax.lax.dynamic_update_slice(own[0], new[0], slot)
-        value = jax.lax.dynamic_update_slice(own[1], new[1], slot)
-        extended.append((key, value))
-        mixed = attention.attend(query, key, value, self_bias)
-        x = x + multiply(weights["self_out"], _joined(mixed))[0]
+        keys, values = (
+            jax.lax.dynamic_update_slice(old, one[:, :, None], slot)
+            for old, one in zip(own, new, strict=True)
+        )
+        extended.append((keys, values))
+        mixed = _attend(query, keys, values, self_bias)
+        x = x + multiply(weights["self_out"], mixed)[0]
         (query,) = _heads(
             config, multiply(weights["cross_in"], _norm(x, weights["cross_norm"], config))
         )
-        mixed = attention.attend(query, *source, cross_bias)
-        x = x + multiply(weights["cross_out"], _joined(mixed))[0]
+        mixed = _attend(query, *source, cross_bias)
+        x = x + multiply(weights["cross_out"], mixed)[0]
         inner = multiply(weights["mlp_in"], _norm(x, weights["mlp_norm"], config))
         hidden = ACTIVATIONS[config.mlp_activations[0]](inner[0])
         for activation, projected in zip(config.mlp_activations[1:], inner[1:], strict=True):
@@ -250,13 +252,20 @@ def _multiply(kernel: Array | Int8Kernel, x: Array, dynamic: bool) -> Array:
 
 
 def _heads(config: network.T5Config, projected: Array) -> list[Array]:
-    """Returns one [B, H, 1, head_dim] per projection of [number, J, B]."""
+    """Returns one [B, H, head_dim] per projection of [number, J, B]."""
     number, _, batch = projected.shape
     heads = projected.reshape(number, config.num_heads, config.head_dim, batch)
     heads = with_sharding_constraint(heads, (None, "heads", "kv", "batch"))
-    return list(heads.transpose(0, 3, 1, 2)[:, :, :, None])
+    return list(heads.transpose(0, 3, 1, 2))
 
 
-def _joined(mixed: Array) -> Array:
-    """Returns [J, B] of [B, H, 1, head_dim]."""
-    return mixed.reshape(mixed.shape[0], -1).T
+def _attend(query: Array, keys: Array, values: Array, bias: Array) -> Array:
+    """Returns the attention [J, B] of one query per row, [B, H, head_dim]; the bias broadcasts to float32 [B, H, length].
+
+    `network.attention.attend` for one query. The second product as a sum: a tenth less time for an attention on CPUs.
+    """
+    scores = jnp.einsum("bhd,bhkd->bhk", query, keys, preferred_element_type=jnp.float32) + bias
+    exponentials = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
+    mixed = jnp.sum(exponentials[..., None] * values, axis=2)
+    mixed = mixed / jnp.sum(exponentials, axis=-1, keepdims=True)
+    return mixed.astype(values.dtype).reshape(len(query), -1).T
