@@ -330,10 +330,8 @@ def _fit(state: State, length: int, num_slots: int) -> State:
     """Returns the state with the first `length` source positions and a ring of the newest `num_slots` tokens."""
     cache = state.cache
     newest = cache.clock - 1
-    steps = (
-        newest - (newest - jnp.arange(num_slots)) % num_slots
-    )  # that wrote what goes to each slot
-    slots = steps % cache.num_slots
+    written_at = newest - (newest - jnp.arange(num_slots)) % num_slots  # the step of each new slot
+    slots = written_at % cache.num_slots
     cache = cache._replace(
         own=jax.tree.map(lambda leaf: leaf[:, :, slots], cache.own),
         source=jax.tree.map(lambda leaf: leaf[:, :, :length], cache.source),
