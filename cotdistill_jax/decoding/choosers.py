@@ -17,7 +17,7 @@ def most_likely(logits: Array, keys: Array) -> Array:
     """Returns the first token of the highest logit, int32 [B], of logits [B, V]: greedy decoding."""
     del keys
     # On CPUs XLA's argmax runs element by element, and reductions along rows are slower than across them: for [32, 32128]
-    # argmax takes 2.2 ms, these two 0.4.
+    # argmax takes 2.9 ms, two reductions along rows 1.9, these 0.8.
     scores = logits.T
     last = scores.shape[0] - 1
     highest = scores == jnp.max(scores, axis=0)

@@ -184,8 +184,9 @@ class _Rows:
             keys = _keys(key, np.asarray(samples + unused, np.int32))
             source = _encode(self._config, self._weights, tokens)
             if self._state is None:
-                sizes = (self._batch_size, tokens.shape[1], self._max_decode_len, self._top_k)
-                self._state = _empty(self._config, *sizes, _ring(1, sizes[2], sizes[2]))
+                most = self._max_decode_len
+                sizes = (self._batch_size, tokens.shape[1], most, self._top_k, _ring(1, most, most))
+                self._state = _empty(self._config, *sizes)
             self._state = _place(
                 self._state, np.asarray(rows), tokens, source, keys, self._num_samples
             )

@@ -57,7 +57,7 @@ class _Bucket(http.server.BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, *_):
-        pass
+        """Keeps requests out of the tests' output."""
 
 
 @pytest.fixture

@@ -181,8 +181,7 @@ def test_decoder_is_causal():
     assert not np.allclose(before[0, 6:], after[0, 6:])
 
 
-def _decode_steps() -> tuple[np.ndarray, np.ndarray]:
-    """Logits of teacher forcing and of token-by-token cached decoding."""
+def test_cached_decoding_equals_teacher_forcing():
     batch = _batch(target=9)
     batch["decoder_target_tokens"] = np.maximum(batch["decoder_target_tokens"], 2)
     params = {"params": _params()}
@@ -210,12 +209,7 @@ def _decode_steps() -> tuple[np.ndarray, np.ndarray]:
     for position in range(9):
         one, state = step(state, batch["decoder_input_tokens"][:, position : position + 1])
         logits.append(one[:, 0])
-    return np.asarray(forced), np.stack(logits, axis=1)
-
-
-def test_cached_decoding_equals_teacher_forcing():
-    forced, stepped = _decode_steps()
-    np.testing.assert_allclose(stepped, forced, atol=3e-6)
+    np.testing.assert_allclose(np.stack(logits, axis=1), forced, atol=3e-6)
 
 
 def test_decoding_packed_rows_or_two_tokens_is_an_error():
