@@ -12,6 +12,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "cotdistill_jax"
 
 STAGES = (
+    "files",
     "teacher",
     "answers",
     "benchmarks",
@@ -32,7 +33,7 @@ STAGES = (
     "inspection",
 )
 FRAMEWORKS = {"jax", "flax", "optax", "tensorflow", "seqio", "tensorflow_datasets"}
-NO_FRAMEWORK = ("teacher", "answers", "benchmarks", "alignment", "formats", "report")
+NO_FRAMEWORK = ("files", "teacher", "answers", "benchmarks", "alignment", "formats", "report")
 NO_TENSORFLOW = ("network", "losses", "partitioning", "decoding", "checkpoints", "train/step")
 TENSORFLOW = {"tensorflow", "seqio", "tensorflow_datasets", "clu"}
 

@@ -1,0 +1,128 @@
+"""What a file really holds: a Git LFS pointer, a web page or an archive has the right name and the wrong content.
+
+Downloads go wrong in few ways, and each leaves a small file under the name of the real one. Whoever reads a file asks here first, so
+that the error names what lies there instead of what a parser made of it. Text may begin with a byte order mark (editors on Windows write
+one), and JSON Lines may have blank lines; both are passed over.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+_HEAD_BYTES = 1024
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_MARKUP = (b"<!doctype", b"<html", b"<head", b"<body", b"<?xml", b"<script", b"<!--")
+_ARCHIVES = {
+    b"\x1f\x8b": "gzip data; unpack it first (gunzip)",
+    b"BZh": "bzip2 data; unpack it first (bunzip2)",
+    b"\xfd7zXZ\x00": "xz data; unpack it first (unxz)",
+    b"\x28\xb5\x2f\xfd": "zstd data; unpack it first (unzstd)",
+    b"PK\x03\x04": "a zip archive; unpack it first (unzip)",
+}
+
+
+class ForeignFileError(ValueError):
+    """A file that holds something else than its name promises; the message names file, content and fix."""
+
+
+def foreign_content(
+    path: str | os.PathLike[str], *, markup: bool = False, archive: str | None = None
+) -> str | None:
+    """Returns what a file holds instead of data, with what to do about it; None where nothing speaks against it.
+
+    Args:
+        path: existing file; its first KiB is read.
+        markup: the file may begin with `<`, as XML does.
+        archive: name of the one archive form that is right here, such as "zip" (PyTorch's files since 1.6) or "gzip".
+
+    Example: `foreign_content("spiece.model")` of a repository cloned without LFS returns "a Git LFS pointer (of 791,656 bytes); ...".
+    """
+    with pathlib.Path(path).open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    if not head:
+        return "nothing (0 bytes); fetch it again"
+    if head.startswith(b"version https://git-lfs.github.com/spec/"):
+        size = next((line[5:] for line in head.splitlines() if line.startswith(b"size ")), b"")
+        of = f" (of {int(size):,} bytes)" if size.isdigit() else ""
+        return f"a Git LFS pointer{of}; run `git lfs pull` where it was cloned, or download the file itself"
+    for magic, name in _ARCHIVES.items():
+        if head.startswith(magic) and not (archive and archive in name):
+            return name
+    text = head.removeprefix(_BYTE_ORDER_MARK).lstrip().lower()
+    if not markup and text.startswith(_MARKUP):
+        return "a web page (HTML), such as a login or an error page; download the file itself"
+    return None
+
+
+def refuse_foreign_content(
+    path: str | os.PathLike[str],
+    stage: str,
+    expected: str,
+    *,
+    markup: bool = False,
+    archive: str | None = None,
+) -> None:
+    """Raises `ForeignFileError` where a file holds something else than data; see `foreign_content`.
+
+    Args:
+        path: existing file.
+        stage: first word of the message.
+        expected: what the file should hold, such as "a SentencePiece model".
+        markup: as in `foreign_content`.
+        archive: as in `foreign_content`.
+    """
+    found = foreign_content(path, markup=markup, archive=archive)
+    if found:
+        what, _, fix = found.partition("; ")
+        raise ForeignFileError(f"{stage}: {path} holds {what}, expected {expected}. Fix: {fix}.")
+
+
+def read_text(path: str | os.PathLike[str], stage: str, expected: str = "text in UTF-8") -> str:
+    """Returns the text of a UTF-8 file without a byte order mark.
+
+    Raises:
+        ForeignFileError: LFS pointer, archive, or bytes that are no UTF-8.
+    """
+    refuse_foreign_content(path, stage, expected, markup=True)
+    try:
+        return pathlib.Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ForeignFileError(
+            f"{stage}: {path} is not UTF-8 (byte {error.start}: {error.object[error.start]:#04x}). Save it as UTF-8."
+        ) from error
+
+
+def read_json(path: str | os.PathLike[str], stage: str) -> Any:
+    """Returns the parsed content of one JSON file.
+
+    Raises:
+        ForeignFileError: LFS pointer, web page, archive, or no JSON; the message names the file.
+    """
+    refuse_foreign_content(path, stage, "JSON")
+    try:
+        return json.loads(read_text(path, stage, "JSON"))
+    except json.JSONDecodeError as error:
+        raise ForeignFileError(f"{stage}: {path} is not valid JSON in UTF-8: {error}") from error
+
+
+def read_json_lines(path: str | os.PathLike[str], stage: str) -> Iterator[tuple[int, Any]]:
+    """Yields (1-based line number, parsed value) of every line of a JSON Lines file that is not blank.
+
+    Raises:
+        ForeignFileError: LFS pointer, web page, archive, or a line that is no JSON; the message names file and line.
+    """
+    refuse_foreign_content(path, stage, "JSON Lines")
+    with pathlib.Path(path).open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            text = line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
+            if not text.strip():
+                continue
+            try:
+                value = json.loads(text)
+            except ValueError as error:
+                raise ForeignFileError(
+                    f"{stage}: {path} line {number} is not valid JSON: {error}; got {text[:80]!r}"
+                ) from error
+            yield number, value
