@@ -24,6 +24,7 @@ import os
 import pathlib
 import signal
 import sys
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -176,9 +177,31 @@ def stop_texts(prompt: prompts.Prompt) -> tuple[str, ...]:
     return (f"\n{prompt.query_prefix.strip()}",) if prompt.demonstrations else ()
 
 
+def clean_key(key: str, source: str) -> str | None:
+    """Returns a key without the invisible characters that copying leaves at its ends; None for an empty one.
+
+    Raises:
+        ValueError: other characters than visible ASCII are left, which no key has; the message names them and not the key.
+    """
+    invisible = ("Cc", "Cf", "Zs", "Zl", "Zp")
+    places = [
+        place for place, char in enumerate(key) if unicodedata.category(char) not in invisible
+    ]
+    key = key[places[0] : places[-1] + 1] if places else ""
+    for place, char in enumerate(key):
+        if not "!" <= char <= "~" or char in "\"'`":
+            name = unicodedata.name(char, "a control character")
+            raise ValueError(
+                f"decode: the key in {source} holds {name} (U+{ord(char):04X}) as character {place + 1} of {len(key)}; a key is visible "
+                "ASCII without quotes. Copy it anew."
+            )
+    return key or None
+
+
 def api_key() -> str | None:
     """Returns the key, after making sure that no setting that is written or printed holds it."""
-    key = _API_KEY.value or os.environ.get(_API_KEY_VARIABLE.value) or None
+    source = f"the variable {_API_KEY_VARIABLE.value}" if _API_KEY.value is None else "--api_key"
+    key = clean_key(_API_KEY.value or os.environ.get(_API_KEY_VARIABLE.value) or "", source)
     if "@" in _BASE_URL.value or "?" in _BASE_URL.value:
         raise ValueError(
             "decode: --base_url must hold no user, password or query; pass the key by the environment."
@@ -349,6 +372,21 @@ def print_summary(said: dict[str, Any]) -> None:
     )
     if totals.get("finish_length"):
         print(f"{totals['finish_length']:,} of them were cut at --max_tokens.")
+    if totals.get("samples_with_other_tokens"):
+        print(
+            f"In {totals['samples_with_other_tokens']:,} samples the tokens do not spell the whole text; what lies between keeps no "
+            "probabilities."
+        )
+    if totals.get("tokens_without_probabilities"):
+        print(
+            f"{totals['tokens_without_probabilities']:,} tokens came without usable log-probabilities; their pieces will be one-hot."
+        )
+    ends = {
+        name.removeprefix("finish_"): n for name, n in totals.items() if name.startswith("finish_")
+    }
+    other = {name: n for name, n in ends.items() if name not in ("stop", "length")}
+    if other:
+        print(f"Samples that ended otherwise than by stop or length: {other}.")
     if totals.get("requests_without_answer"):
         print(
             f"{totals['requests_without_answer']:,} requests ended without an answer; the endpoint may have billed them."
@@ -428,6 +466,8 @@ def run_all() -> int:
         # A folder that could be used before stays usable, whatever ended this run.
         if run.stopped in (None, decoding.SPEND_CAP) or finished.complete:
             store.finish(said["missing"])
+    if run.first_answer:
+        print(f"First answer: {run.first_answer}.")
     print_summary(said)
     if run.stopped is None and not said["failed"]:
         return 0

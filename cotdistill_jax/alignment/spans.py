@@ -23,7 +23,7 @@ import numpy as np
 
 from cotdistill_jax.alignment.pieces import NO_PIECE, PieceTable
 from cotdistill_jax.alignment.rows import MAX_CANDIDATES, order, put
-from cotdistill_jax.alignment.steps import NO_CANDIDATE, FlatSteps, Steps, place_steps
+from cotdistill_jax.alignment.steps import NO_CANDIDATE, FlatSteps, Steps, place_steps, respelled
 from cotdistill_jax.alignment.targets import AlignedBatch, How, Pieces, encode_texts
 
 # Compiled code knows numbers, not members of an enumeration.
@@ -67,6 +67,7 @@ def align_spans(flat: FlatSteps, texts: Sequence[str], table: PieceTable, k: int
         table: of the student's vocabulary.
         k: candidates kept per piece, the piece itself among them.
     """
+    flat, changed = respelled(flat, texts, table)
     steps = place_steps(flat, texts, table)
     pieces = encode_texts(texts, table)
     chains = _find_chains(pieces, steps, table)
@@ -88,7 +89,7 @@ def align_spans(flat: FlatSteps, texts: Sequence[str], table: PieceTable, k: int
         table.first_mid_word,
         k,
     )
-    return AlignedBatch(pieces, ids, probs, how, steps.text_differs, {})
+    return AlignedBatch(pieces, ids, probs, how, steps.text_differs | changed, {})
 
 
 def _find_chains(pieces: Pieces, steps: Steps, table: PieceTable) -> _Chains:

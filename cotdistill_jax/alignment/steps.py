@@ -1,8 +1,8 @@
 """Teacher steps of many samples as integer arrays, placed on the characters of their texts.
 
 All texts of a batch lie one after another on one line of characters; every kept step begins at a character of its text. A teacher's
-tokens do not always spell its text: prompts' last tokens, stop tokens, white space cut at the ends, or bytes of a split character.
-`place_tokens` says what happens then; nothing is guessed and nothing is dropped without a mark.
+tokens do not always spell its text: prompts' last tokens, stop tokens, white space cut at the ends, parts of characters, or another
+alphabet. `respelled` and `place_tokens` say what happens then; nothing is dropped without a mark.
 """
 
 from __future__ import annotations
@@ -11,16 +11,18 @@ import dataclasses
 import itertools
 import operator
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numba
 import numpy as np
 import pyarrow as pa
 
 from cotdistill_jax.alignment.pieces import PieceTable
+from cotdistill_jax.teacher import spelling
 
 TopK = Sequence[Sequence[tuple[str, float]]]
 NO_CANDIDATE = -1
-NOT_PLACED = -1
+NOT_PLACED = spelling.NOT_PLACED
 
 
 class SampleShapeError(ValueError):
@@ -171,6 +173,46 @@ def text_starts_on_line(texts: Sequence[str]) -> np.ndarray:
     return _starts(np.fromiter(map(len, texts), np.int64, len(texts)) + 1)
 
 
+def respelled(
+    flat: FlatSteps, texts: Sequence[str], table: PieceTable
+) -> tuple[FlatSteps, np.ndarray]:
+    """Returns the steps with tokens that spell their texts, as far as `teacher.spelling` explains them, and which samples that changed.
+
+    Args:
+        flat: steps of N samples, with as many candidate rows as tokens.
+        texts: the N answer texts.
+        table: that numbered the strings of `flat`.
+    """
+    offsets = _starts(flat.tokens_per_sample)
+    strings = flat.strings(table)
+    changed = np.array(
+        [
+            lo < hi and not spelling.spells(strings[lo:hi], text)
+            for lo, hi, text in zip(offsets[:-1], offsets[1:], texts, strict=True)
+        ],
+        bool,
+    )
+    if not changed.any():
+        return flat, changed
+    ends = _starts(flat.candidates_per_step)
+    names = list(map(table.strings.__getitem__, flat.candidates.tolist()))
+    pairs = list(zip(names, flat.probs.tolist(), strict=True))
+    tokens, top_k = [], []
+    for sample, (lo, hi) in enumerate(itertools.pairwise(offsets.tolist())):
+        own: Sequence[str] = strings[lo:hi]
+        rows: Sequence[Any] = [pairs[ends[step] : ends[step + 1]] for step in range(lo, hi)]
+        if changed[sample]:
+            reading = spelling.respell(
+                [spelling.Token(token) for token in own],
+                [[(spelling.Token(name), prob) for name, prob in row] for row in rows],
+                texts[sample],
+            )
+            own, rows = reading.tokens, reading.rows
+        tokens.append(own)
+        top_k.append(rows)
+    return FlatSteps.from_lists(tokens, top_k, table), changed
+
+
 def place_steps(flat: FlatSteps, texts: Sequence[str], table: PieceTable) -> Steps:
     """Returns the steps at the characters of their texts, with dense candidate rows.
 
@@ -218,9 +260,9 @@ def place_steps(flat: FlatSteps, texts: Sequence[str], table: PieceTable) -> Ste
 def place_tokens(tokens: Sequence[str], text: str) -> tuple[np.ndarray, bool, np.ndarray]:
     """Returns where each token begins in the text, whether the two differ, and which tokens' candidates may be used.
 
-    First choice: the text, apart from whitespace at its ends, begins at some token and the tokens spell it; tokens before and
-    after it are not placed. Otherwise the tokens that agree from the beginning and those that agree from the end keep their
-    places; of those between, the first one covers the disputed characters and loses its candidates.
+    Tokens that spell the text lie there (`teacher.spelling.fit` says where); tokens before and after it are not placed. Otherwise tokens
+    that agree with the text keep their places; of those in between, the first one covers the disputed characters and loses its
+    candidates.
 
     Args:
         tokens: teacher tokens.
@@ -228,43 +270,18 @@ def place_tokens(tokens: Sequence[str], text: str) -> tuple[np.ndarray, bool, np
 
     Returns:
         starts: int64 [tokens], character of the text, -1 where not placed.
-        differs: whether the first choice failed.
+        differs: whether the tokens do not spell the text.
         known: bool [tokens], false where the candidates say nothing about the text.
 
     Example: `["\\n", "It", " is", "\\n"]` and "It is" -> starts [-1, 0, 2, -1], False.
     """
-    joined = "".join(tokens)
-    lengths = np.array([len(token) for token in tokens], np.int64)
-    begins = np.cumsum(lengths) - lengths
-    core = text.strip()
-    lead = len(text) - len(text.lstrip())
+    groups, spelled = spelling.fit(tokens, text)
+    starts = np.full(len(tokens), NOT_PLACED, np.int64)
     known = np.ones(len(tokens), bool)
-    for index, token in enumerate(tokens):
-        shift = int(begins[index]) + len(token) - len(token.lstrip())
-        if joined.startswith(core, shift):
-            starts = begins - shift + lead
-            placed = (starts + lengths > lead) & (starts < lead + len(core))
-            return np.where(placed, np.maximum(starts, lead), NOT_PLACED), False, known
-    before = _common_length(joined, text)
-    room = min(len(joined), len(text)) - before
-    after = min(room, _common_length(joined[::-1], text[::-1]))
-    shift = len(joined) - len(text)
-    agree_before = begins + lengths <= before
-    agree_after = begins >= len(joined) - after
-    starts = np.where(agree_before, begins, np.where(agree_after, begins - shift, NOT_PLACED))
-    disputed = np.flatnonzero(~agree_before & ~agree_after)
-    if len(disputed):
-        first = disputed[0]
-        if begins[first] < len(text) - after:
-            starts[first] = begins[first]
-        known[first] = False
-    return starts, True, known
-
-
-def _common_length(one: str, other: str) -> int:
-    """Returns how many characters the two strings share from their beginning."""
-    pairs = zip(one, other, strict=False)
-    return next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+    for group in groups:
+        starts[group.first] = group.start
+        known[group.first] = group.exact
+    return starts, not spelled, known
 
 
 def _starts(lengths: np.ndarray) -> np.ndarray:

@@ -14,7 +14,9 @@ from cotdistill_jax.alignment import How, steps
         ([" step", "\n", "It", "\n", "\n"], "It", [-1, -1, 0, -1, -1], False, [1] * 5),
         ([" It", " is\n"], "It is", [0, 2], False, [1, 1]),
         (["It", " is"], "\n It is ", [2, 4], False, [1, 1]),
-        (["s", "s", "s"], "s", [0, -1, -1], False, [1, 1, 1]),
+        (["s", "s", "s"], "s", [-1, -1, 0], False, [1, 1, 1]),  # thoughts come before the answer
+        (["36", "?", "\n", " 36", ".", "\n36", "<e>"], "36", [-1] * 5 + [0, -1], False, [1] * 7),
+        (["a", "X", "bc", "Y", "de"], "a1bc2de", [0, 1, 2, 4, 5], True, [1, 0, 1, 0, 1]),
         (["ab", "XX", "cd"], "ab12cd", [0, 2, 4], True, [1, 0, 1]),
         (["ab", "X", "Y", "cd"], "ab12cd", [0, 2, -1, 4], True, [1, 0, 1, 1]),
         (["ab", "cd"], "ab12cd", [0, 4], True, [1, 1]),

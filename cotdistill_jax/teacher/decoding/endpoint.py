@@ -5,13 +5,14 @@ The key is handed to the client and to nothing else; it is cut out of every text
 
 | what happens | what follows |
 |---|---|
-| 408, 409, 425, 429, 5xx, time-out, disconnection, no JSON or no choices | repeated after exponential backoff with jitter; `Retry-After` is honoured, by all requests |
+| 408, 409, 425, 429, 5xx, time-out, disconnection, no JSON, no choices, an answer that broke off | repeated after exponential backoff with jitter; `Retry-After` is honoured, by all requests |
 | 401, 403, 404, 429 with `insufficient_quota`, a `Retry-After` of more than ten minutes | `EndpointUnusableError`: no other question would fare better |
-| another 4xx, missing log-probabilities | `RequestFailedError`: this question failed, the run goes on |
+| another 4xx, a content filter, missing log-probabilities | `RequestFailedError`: this question failed, the run goes on |
 """
 
 import email.utils
 import time
+import urllib.request
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
@@ -28,6 +29,7 @@ MAX_MESSAGE_LENGTH = 400
 _TRANSIENT_STATUS = frozenset({408, 409, 425, 429})
 _HOPELESS_STATUS = frozenset({401, 403, 404})
 _OUT_OF_MONEY = "insufficient_quota"
+_FIELDS_OF_MAX_TOKENS = ("max_tokens", "max_completion_tokens")
 _NO_KEY = "none"  # servers of one's own ask for no key; the client insists on one
 
 
@@ -120,12 +122,22 @@ class Endpoint:
             max_attempts: how often one request is sent at most.
             first_backoff_seconds: wait before the first repetition; doubled every time, plus a random part of it.
         """
-        self._client = openai.AsyncOpenAI(
-            base_url=base_url, api_key=api_key or _NO_KEY, timeout=timeout_seconds, max_retries=0
-        )
+        try:
+            self._client = openai.AsyncOpenAI(
+                base_url=base_url,
+                api_key=api_key or _NO_KEY,
+                timeout=timeout_seconds,
+                max_retries=0,
+            )
+        except (ImportError, ValueError) as error:
+            raise ValueError(
+                f"teacher decoding: the client cannot be made for {base_url} with the proxies {_proxies()} of the environment: {error}. "
+                "SOCKS proxies need `pip install socksio`; NO_PROXY names hosts to be asked directly."
+            ) from error
         self._key = api_key
         self._create = api.method(self._client)
         self._arguments = api.arguments
+        self._max_tokens_field = _FIELDS_OF_MAX_TOKENS[0]
         self._stop = stop
         self._pace = pace
         self._max_attempts = max_attempts
@@ -161,7 +173,6 @@ class Endpoint:
             "model": sampling.model,
             "n": num_samples,
             "temperature": sampling.temperature,
-            "max_tokens": sampling.max_tokens,
             "extra_body": dict(sampling.extra),
         }
         if sampling.stop:
@@ -177,18 +188,31 @@ class Endpoint:
             reraise=True,
         )
         try:
-            return await retrying(self._send, arguments, sampling.top_k, num_tokens)
+            return await retrying(self._send, arguments, sampling, num_tokens)
         except (openai.APIError, answers.AnswerError, answers.ChoiceError) as error:
             raise self._failure(error, num_samples) from None
 
-    async def _send(self, arguments: dict[str, Any], top_k: int, num_tokens: int) -> answers.Answer:
+    async def _send(
+        self, arguments: dict[str, Any], sampling: Sampling, num_tokens: int
+    ) -> answers.Answer:
         await self._pace.turn(num_tokens)
         try:
-            response = await self._create(**arguments)
-            return answers.parse(response.http_response.text, top_k)
+            response = await self._create_limited(arguments, sampling.max_tokens)
+            return answers.parse(response.http_response.text, sampling.top_k)
         except (openai.APIConnectionError, answers.AnswerError):
             self.num_lost += 1
             raise
+
+    async def _create_limited(self, arguments: dict[str, Any], max_tokens: int) -> Any:
+        """Sends a request; an endpoint that wants the limit under the other of its two names gets it so from then on."""
+        field, other = self._max_tokens_field, _FIELDS_OF_MAX_TOKENS[1]
+        try:
+            return await self._create(**arguments, **{field: max_tokens})
+        except openai.BadRequestError as error:
+            if field == other or other not in str(error):
+                raise
+            self._max_tokens_field = other
+            return await self._create_limited(arguments, max_tokens)
 
     def _wait(self, state: tenacity.RetryCallState) -> float:
         """Returns the seconds until the next attempt, and lets all others wait as long as the endpoint says."""
@@ -238,6 +262,12 @@ def retry_after_seconds(value: str | None, now: float) -> float | None:
     return None if date is None else max(0.0, email.utils.mktime_tz(date) - now)
 
 
+def _proxies() -> str:
+    """Returns the proxies of the environment without users and passwords."""
+    found = urllib.request.getproxies().items()
+    return ", ".join(f"{name}={value.rpartition('@')[2]}" for name, value in found) or "(none)"
+
+
 def _asked_to_wait(error: BaseException | None) -> float | None:
     if not isinstance(error, openai.APIStatusError):
         return None
@@ -264,6 +294,8 @@ def _is_hopeless(error: BaseException) -> bool:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, openai.APIStatusError):
+        if error.code == answers.CONTENT_FILTER:
+            return answers.CONTENT_FILTER
         return f"http_{error.status_code}"
     if isinstance(error, openai.APITimeoutError):
         return "time_out"

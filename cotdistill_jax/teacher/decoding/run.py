@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from cotdistill_jax.teacher.decoding.answers import Answer, Usage
+from cotdistill_jax.teacher.decoding.answers import MALFORMED, Answer, ChoiceError, Usage, check
 from cotdistill_jax.teacher.decoding.budget import Budget, SpendCapError, most_tokens
 from cotdistill_jax.teacher.decoding.endpoint import (
     Endpoint,
@@ -28,8 +28,16 @@ SPEND_CAP = "spend_cap"
 INTERRUPTED = "interrupted"
 FAILURES_IN_A_ROW = "failures_in_a_row"
 SURPLUS = "surplus_choice"
-# What no question can change: seen before any sample was kept, it ends the run.
-_WRONG_FROM_THE_START = frozenset({"missing_log_probs", "too_few_candidates"})
+# What no question can change: seen in the first answer of a run, it ends the run.
+_WRONG_FROM_THE_START = frozenset(
+    {
+        "missing_log_probs",
+        "too_few_candidates",
+        "tokens_do_not_spell_text",
+        "no_log_probabilities",
+        MALFORMED,
+    }
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +75,7 @@ class Run:
         stopped: why it ended before all questions were asked (`SPEND_CAP`, `INTERRUPTED`, `FAILURES_IN_A_ROW`, or the reason for
             which the endpoint is unusable), or None.
         message: what to tell about it.
+        first_answer: what its check found, in words; "" before.
     """
 
     def __init__(
@@ -94,6 +103,8 @@ class Run:
         self._sampling, self._plan, self._stop = sampling, plan, stop
         self._on_progress = on_progress
         self._failures_in_a_row = 0
+        self._checked = False
+        self.first_answer = ""
         self._repeats_written = 0
         self._losses_written = 0
         self.stopped: str | None = None
@@ -163,7 +174,25 @@ class Run:
                 answer = await self._endpoint.ask(
                     question.prompt, self._sampling, wanted, seed, most.total
                 )
+                self._check_first(answer)
                 self._keep(question, answer, wanted, have, seed)
+
+    def _check_first(self, answer: Answer) -> None:
+        """Checks the first answer of the run end to end.
+
+        Raises:
+            RequestFailedError: most of the teacher's probabilities would be lost.
+        """
+        if self._checked:
+            return
+        try:
+            check(answer, self._sampling.top_k)
+        except ChoiceError as error:
+            raise RequestFailedError(
+                error.reason, f"{error.reason}: {error}", answer.usage
+            ) from None
+        self._checked = True
+        self.first_answer = _described(answer)
 
     def _keep(
         self, question: PromptedQuestion, answer: Answer, wanted: int, have: int, seed: int | None
@@ -188,6 +217,10 @@ class Run:
         counts = collections.Counter(f"finish_{sample.finish_reason}" for sample in kept)
         counts["samples"] = len(kept)
         counts["unusable_choices"] = answer.num_unusable
+        counts["samples_with_other_tokens"] = sum(sample.covered < 1.0 for sample in kept)
+        counts["tokens_without_probabilities"] = sum(
+            not row for sample in kept for row in sample.top_k
+        )
         counts[SURPLUS] = len(answer.samples) - len(kept)
         usage = answer.usage
         if usage is None:
@@ -207,7 +240,7 @@ class Run:
         self._store.add(Entry(question.question_id, counts, failure=failure))
         self._on_progress(0)
         self._failures_in_a_row += 1
-        if error.reason in _WRONG_FROM_THE_START and not self._store.totals["samples"]:
+        if error.reason in _WRONG_FROM_THE_START and not self._checked:
             self._end(error.reason, str(error))
             self._stop.set()
         elif self._failures_in_a_row >= self._plan.max_failures_in_a_row:
@@ -233,3 +266,16 @@ class Run:
         """Notes why the run stops; the first reason stays."""
         if self.stopped is None:
             self.stopped, self.message = reason, message
+
+
+def _described(answer: Answer) -> str:
+    """Returns what a first answer holds, in words."""
+    sample = answer.samples[0]
+    if not sample.tokens:
+        return f"{len(sample.text)} characters, no log-probabilities"
+    rows = [row for row in sample.top_k if row]
+    mass = sum(prob for row in rows for _, prob in row) / max(1, len(rows))
+    return (
+        f"{len(sample.tokens)} tokens spell {sample.covered:.0%} of the text (spelling: {sample.spelling}), {len(rows)} of them with "
+        f"probabilities of up to {max(map(len, rows), default=0)} candidates that add up to {mass:.3f} on average"
+    )
