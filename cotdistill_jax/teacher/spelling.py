@@ -363,7 +363,9 @@ def _chain(parts: Sequence[bytes], rows: Sequence[Sequence[tuple[bytes, float]]]
 
 def _fill_replacements(reading: Reading, core: str) -> Reading:
     """Returns the reading with the text's own characters where tokens hold replacement characters for parts of them."""
-    tokens, rows, filled = [], [], False
+    tokens: list[str] = []
+    rows: list[Row] = []
+    filled = False
     for group in fit(reading.tokens, core)[0]:
         parts = reading.tokens[group.first : group.last]
         broken = any(_REPLACEMENT in part for part in parts)

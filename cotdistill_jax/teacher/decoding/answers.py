@@ -157,10 +157,10 @@ def parse(text: str, top_k: int) -> Answer:
         except (AnswerError, ChoiceError) as error:
             errors.append(error)
     if not samples:
-        error = errors[0]
-        if isinstance(error, ChoiceError):
-            error.usage = usage
-        raise error
+        first = errors[0]
+        if isinstance(first, ChoiceError):
+            first.usage = usage
+        raise first
     return Answer(tuple(samples), usage, len(errors))
 
 
