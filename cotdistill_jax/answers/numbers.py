@@ -6,14 +6,16 @@ from `1e401`, and `1/3` is neither `0.3333` nor equal to it. What is read:
 
 | written | read as |
 |---|---|
-| `1,025` `1 025` (no-break or thin space) | 1025; `1,25` is two numbers |
+| `1,025` `1 025` (no-break or thin space) `1'025` | 1025; `1,25` is two numbers |
 | `1.000.000` | 1000000, as it can be nothing else; `1.000` is 1 |
-| `-5` `−5` `-$5` `$-5` `-(1/3)` | negative; in `10-5` the hyphen subtracts, in `- 5` it is a dash |
+| `-5` `−5` `-$5` `-US$5` `$-5` `-(1/3)` | negative; in `10-5` the hyphen subtracts, in `- 5` it is a dash |
 | `.5` `5.` `007` `٣` `１２` | 0.5, 5, 7, 3, 12 |
 | `1/2` `½` `2 1/2` `2½` `2 and 1/2` | 0.5 and 2.5; `10/2/5` and `5/0` are separate numbers |
-| `1.5e3` `1.5 x 10^3` `1.5×10³` | 1500 |
+| `1.5e3` `1.5 x 10^3` `1.5×10³` `10^3` `10³` `2^10` | 1500, 1000, 1024 |
 | `5:45` `3:4` | times and ratios: one value, compared part by part |
 | `50%` `$5` `6th` `9 (apples)` `25 cm²` `25 m^2` | 50, 5, 6, 9, 25, 25: marks and units are dropped |
+| `x^2` `m/s^2` `(a+b)^2` | no numbers |
+| LaTeX | what it shows, see `answers.latex` |
 
 Infinities and "nan" are words, not numbers.
 """
@@ -23,12 +25,17 @@ import unicodedata
 from collections.abc import Iterator
 from fractions import Fraction
 
-_SEPARATORS = ",\u00a0\u2009\u202f"  # comma, no-break space, thin space, narrow no-break space
+from cotdistill_jax.answers.latex import to_plain
+
+# Comma, no-break space, thin space, narrow no-break space, and the apostrophe as in Switzerland.
+_SEPARATORS = ",'’\u00a0\u2009\u202f"
 _UNSIGNED = rf"(?:[0-9]{{1,3}}(?:[{_SEPARATORS}][0-9]{{3}})++(?![0-9])|[0-9]++)"
 _NUMBER = re.compile(
     rf"""
-    (?:(?<![\w)\]}}%-])(?P<sign>-)(?:\(|[$€£¥₹]\ ?)?)?   # a hyphen after a word or a closing bracket is no sign
+    (?:(?<![^\W_])(?<![)\]}}%-])(?P<sign>-)(?:\(|(?:US|CA|AU|HK|NZ)?[$€£¥₹]\ ?)?)?   # after a word or a bracket it is no sign
     (?:
+        (?P<base>(?:{_UNSIGNED})(?:\.[0-9]++)?)\^(?P<power>[+-]?[0-9]{{1,9}})(?![\w^])
+      |
         (?P<ratio>{_UNSIGNED}(?::{_UNSIGNED})++)
       | (?:(?P<whole>{_UNSIGNED})\ (?:and\ )?)?
         (?<!/)(?P<numerator>{_UNSIGNED})/(?P<denominator>{_UNSIGNED})(?![./]?[0-9])
@@ -40,9 +47,11 @@ _NUMBER = re.compile(
     re.VERBOSE,
 )
 _MIXED = re.compile(r"(?<=\d)(?=[¼-¾⅐-⅟↉])")
-_UNIT_POWER = re.compile(r"(?<![A-Za-z])(mm|cm|dm|m|km|in|ft|yd|mi)\^?[23](?!\w)")
+_UNIT_POWER = re.compile(
+    r"(?<![A-Za-z])(mm|cm|dm|m|km|in|ft|yd|mi)[23](?!\w)|(?<=[A-Za-z)])\ ?\^\(?-?[0-9]++\)?"
+)
 _SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹"
-_SUPERSCRIPT_RUN = re.compile(rf"(?P<times_ten>[x×*·]\ ?10)?(?P<run>⁻?[{_SUPERSCRIPTS}]++)")
+_SUPERSCRIPT_RUN = re.compile(rf"(?P<times_ten>(?<![0-9.,])10)?(?P<run>⁻?[{_SUPERSCRIPTS}]++)")
 _FROM_SUPERSCRIPT = str.maketrans(_SUPERSCRIPTS + "⁻", "0123456789-")
 _PUNCTUATION = str.maketrans(
     {
@@ -68,16 +77,17 @@ def find_numbers(text: str) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """Returns the text with ASCII digits, signs and fractions, and without powers of units."""
+    """Returns the text with ASCII digits, signs and fractions, and without LaTeX and powers of units."""
+    text = to_plain(text)
     if not text.isascii():
         text = _SUPERSCRIPT_RUN.sub(_power_of_ten, text.translate(_PUNCTUATION))
         text = _MIXED.sub(" ", text)
         text = "".join(char if char.isascii() else _ascii(char) for char in text)
-    return _UNIT_POWER.sub(r"\1", text)
+    return _UNIT_POWER.sub(lambda match: match[1] or "", text)
 
 
 def _power_of_ten(match: re.Match[str]) -> str:
-    """Returns `×10³` as `×10^3`; other superscripts (`cm²`, footnotes) are no numbers and vanish."""
+    """Returns `10³` as `10^3`; other superscripts (`cm²`, footnotes) are no numbers and vanish."""
     if not match["times_ten"]:
         return ""
     return match["times_ten"] + "^" + match["run"].translate(_FROM_SUPERSCRIPT)
@@ -95,7 +105,9 @@ def _ascii(char: str) -> str:
 def _values(match: re.Match[str]) -> Iterator[str]:
     """Yields the number of one match, or its parts where they make no fraction."""
     sign = match["sign"] or ""
-    if match["ratio"]:
+    if match["base"]:
+        yield _power_text(sign, _digits(match["base"]), int(match["power"]))
+    elif match["ratio"]:
         first, *others = _digits(match["ratio"]).split(":")
         yield ":".join([sign + (first.lstrip("0") or "0"), *others])
     elif match["denominator"]:
@@ -121,6 +133,16 @@ def _fraction_values(sign: str, whole: str, numerator: str, denominator: str) ->
         yield _fraction_text("", fraction)
     else:
         yield _fraction_text(sign, units + fraction)
+
+
+def _power_text(sign: str, base: str, power: int) -> str:
+    """Returns a power as a number; as it is written where that is too long, or is none (0 to a power below 0)."""
+    if base == "10":
+        return _decimal_text(sign, "1", power)
+    is_zero = not base.strip("0.")
+    if len(base) * max(1, abs(power)) > _MAX_FRACTION_DIGITS or (power < 0 and is_zero):
+        return f"{sign}{base}^{power}"
+    return _fraction_text(sign, Fraction(base) ** power)
 
 
 def _fraction_text(sign: str, value: Fraction) -> str:
