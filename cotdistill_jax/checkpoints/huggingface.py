@@ -27,6 +27,7 @@ import pickle
 import shutil
 import struct
 import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
 
@@ -35,7 +36,7 @@ import numpy as np
 from flax import traverse_util
 from sentencepiece import sentencepiece_model_pb2
 
-from cotdistill_jax import network
+from cotdistill_jax import files, network
 from cotdistill_jax.checkpoints import stored
 from cotdistill_jax.teacher.shards import write_json_atomically
 
@@ -51,12 +52,25 @@ _FEED_FORWARD = {
     "relu": ("relu",),
 }
 _VOCABULARY_FILE = "spiece.model"
-# Copies of `shared.weight`, and a table old exports hold though nothing reads it.
-_IGNORED = (
-    "encoder.embed_tokens.weight",
-    "decoder.embed_tokens.weight",
-    "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",
-)
+# What the fields of `config.json` beside the dimensions must say, where they are there: another value is another function.
+_FIXED_FIELDS: Mapping[str, tuple[Any, ...]] = {
+    "model_type": ("t5", "mt5"),
+    "layer_norm_epsilon": (1e-6,),
+    "is_encoder_decoder": (True,),
+    "is_decoder": (False,),
+    "pad_token_id": (0, None),
+    "decoder_start_token_id": (0, None),
+    "eos_token_id": (1, None, [1]),
+    "quantization_config": (None,),
+}
+_DENSE_ACTIVATIONS = {"gated-gelu": "gelu_new", "gated-silu": "silu", "relu": "relu"}
+# Copies of `shared.weight`; some exports hold one of them alone.
+_EMBEDDING_COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+# A table old exports hold though nothing reads it.
+_IGNORED = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)
+# What wrappers put before every name: DataParallel, torch.compile, Lightning.
+_WRAPPERS = ("module.", "_orig_mod.", "model.")
+_WRAPPED_STATES = ("state_dict", "model_state_dict", "model", "module")
 
 Tensors = dict[str, np.ndarray]
 
@@ -152,15 +166,19 @@ def open_params(
 
     Raises:
       FileNotFoundError: a file is missing.
-      ValueError: a file is truncated, or tensors are missing, unexpected or of another shape than `config.json`
-        says; the message lists them.
+      ValueError: a file is truncated or holds something else (an LFS pointer, a web page), a field of `config.json` asks for
+        another function than ours, copies of the embedding differ, or tensors are missing, unexpected or of another shape than
+        `config.json` says; the message lists them.
     """
     folder = pathlib.Path(folder)
     described = _read_json(folder / "config.json", "a Hugging Face T5 folder")
-    tensors = _read_tensors(folder)
+    _check_fields(described, folder)
+    tensors = _one_embedding(_without_wrappers(_read_tensors(folder)), folder)
     scaled = described.get("scale_decoder_outputs")
     if scaled is None:
         scaled = described.get("tie_word_embeddings", True)
+    if described.get("model_type") == "mt5":  # never scaled, whatever the config says
+        scaled = False
     shared = tensors.get("shared.weight")
     if shared is not None:
         head = tensors.setdefault("lm_head.weight", shared)
@@ -226,7 +244,7 @@ def write(
 def _config(
     described: Mapping[str, Any], tied: bool, dtype: str, folder: pathlib.Path
 ) -> network.T5Config:
-    feed_forward = described.get("feed_forward_proj", "relu")
+    feed_forward = _feed_forward(described)
     if feed_forward not in _FEED_FORWARD:
         raise ValueError(
             f"checkpoints: {folder}/config.json has feed_forward_proj {feed_forward!r}; "
@@ -252,6 +270,62 @@ def _config(
         raise ValueError(
             f"checkpoints: {folder}/config.json has no {error.args[0]!r}; expected the config of a T5 model"
         ) from error
+
+
+def _feed_forward(described: Mapping[str, Any]) -> str:
+    default = "gated-gelu" if described.get("model_type") == "mt5" else "relu"
+    return str(described.get("feed_forward_proj", default))
+
+
+def _check_fields(described: Any, folder: pathlib.Path) -> None:
+    """Raises ValueError where `config.json` describes another function than our network computes."""
+    if not isinstance(described, Mapping):
+        raise ValueError(
+            f"checkpoints: {folder}/config.json holds {type(described).__name__}, expected an object"
+        )
+    feed_forward = _feed_forward(described)
+    expected = {
+        **_FIXED_FIELDS,
+        "dense_act_fn": (_DENSE_ACTIVATIONS.get(feed_forward),),
+        "is_gated_act": (feed_forward.startswith("gated-"),),
+    }
+    wrong = [
+        f"{name} {described[name]!r} (supported: {allowed[0]!r})"
+        for name, allowed in expected.items()
+        if name in described and described[name] not in allowed
+    ]
+    if wrong and feed_forward in _FEED_FORWARD:
+        raise ValueError(
+            f"checkpoints: {folder}/config.json describes a network that is not ours: {'; '.join(wrong)}. Only T5 and mT5 as released "
+            "convert to the same logits; correct config.json if the field is wrong."
+        )
+
+
+def _without_wrappers(tensors: Tensors) -> Tensors:
+    """Returns the tensors without the prefixes that all their names share."""
+    for _ in range(len(_WRAPPERS)):
+        for prefix in _WRAPPERS:
+            if tensors and all(name.startswith(prefix) for name in tensors):
+                tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def _one_embedding(tensors: Tensors, folder: pathlib.Path) -> Tensors:
+    """Returns the tensors with the embedding as `shared.weight` alone.
+
+    Raises:
+      ValueError: encoder, decoder and `shared.weight` have embeddings that differ.
+    """
+    names = [name for name in ("shared.weight", *_EMBEDDING_COPIES) if name in tensors]
+    for name in names[1:]:
+        first, other = tensors[names[0]], tensors[name]
+        if first is not other and not np.array_equal(first, other):
+            raise ValueError(
+                f"checkpoints: {folder} has one embedding in {names[0]} and another in {name}; T5 has one for both sides. Our network "
+                "cannot compute this model; keep the copy that was trained."
+            )
+    others = {name: tensor for name, tensor in tensors.items() if name not in names}
+    return {"shared.weight": tensors[names[0]], **others} if names else others
 
 
 def describe(config: network.T5Config) -> dict[str, Any]:
@@ -359,6 +433,8 @@ def _read_safetensors(path: pathlib.Path) -> Tensors:
     if not path.exists():
         raise FileNotFoundError(f"checkpoints: {path} is missing, though the index names it")
     size = path.stat().st_size
+    if size:
+        files.refuse_foreign_content(path, "checkpoints", "safetensors")
     length = struct.unpack("<Q", path.open("rb").read(8))[0] if size >= 8 else 0
     if size < 8 + length or length == 0:
         raise ValueError(f"checkpoints: {path} is truncated: {size} bytes, header of {length}")
@@ -383,6 +459,9 @@ def _read_safetensors(path: pathlib.Path) -> Tensors:
 
 def _read_pickle(path: pathlib.Path) -> Tensors:
     """Returns the tensors of an old PyTorch file, read by its restricted unpickler."""
+    if not path.exists():
+        raise FileNotFoundError(f"checkpoints: {path} is missing, though the index names it")
+    files.refuse_foreign_content(path, "checkpoints", "PyTorch weights", archive="zip")
     try:
         import torch
     except ImportError as error:
@@ -390,14 +469,42 @@ def _read_pickle(path: pathlib.Path) -> Tensors:
             f"checkpoints: {path} is a PyTorch pickle, which only PyTorch reads safely; "
             "`pip install torch`, or save the model as safetensors"
         ) from error
+    # Files since PyTorch 1.6 are zip archives and can be mapped, older ones are plain pickles.
+    mapped = zipfile.is_zipfile(path)
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"checkpoints: {path} holds more than tensors, so reading it could run code; "
             "save the model as safetensors"
         ) from error
-    return {name: tensor.float().numpy() for name, tensor in loaded.items()}
+    except (RuntimeError, EOFError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"checkpoints: {path} is damaged or no PyTorch file ({type(error).__name__}: {str(error)[:200]}); fetch it again"
+        ) from error
+    for name in _WRAPPED_STATES:
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(name), Mapping):
+            loaded = loaded[name]
+    if not isinstance(loaded, Mapping):
+        raise ValueError(
+            f"checkpoints: {path} holds {type(loaded).__name__}, expected tensors by name; save model.state_dict()"
+        )
+    others = [name for name, value in loaded.items() if not isinstance(value, torch.Tensor)]
+    if others:
+        raise ValueError(
+            f"checkpoints: {path} holds more than tensors: {others[:8]}; save model.state_dict() alone"
+        )
+    return _as_arrays(loaded)
+
+
+def _as_arrays(loaded: Mapping[str, Any]) -> Tensors:
+    """Returns PyTorch's tensors as float32 arrays; names of one tensor share one array."""
+    arrays: dict[int, np.ndarray] = {}
+    for tensor in loaded.values():
+        key = tensor.data_ptr()
+        if key not in arrays or arrays[key].shape != tuple(tensor.shape):
+            arrays[key] = tensor.detach().float().numpy()
+    return {name: arrays[tensor.data_ptr()] for name, tensor in loaded.items()}
 
 
 def _write_tensors(
@@ -410,11 +517,13 @@ def _write_tensors(
     for stale in folder.glob("model*.safetensors*"):
         stale.unlink()
     shards = _split(shapes, max_shard_bytes)
-    files = [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
+    names_of_files = [
+        f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)
+    ]
     if len(shards) == 1:
-        files = ["model.safetensors"]
+        names_of_files = ["model.safetensors"]
     placed = {name: i for i, shard in enumerate(shards) for name in shard}
-    partial = [folder / f"{file}.part" for file in files]
+    partial = [folder / f"{file}.part" for file in names_of_files]
     with contextlib.ExitStack() as stack:
         opened = [stack.enter_context(path.open("wb")) for path in partial]
         starts = [_write_header(opened[i], shard, shapes) for i, shard in enumerate(shards)]
@@ -425,11 +534,11 @@ def _write_tensors(
             opened[at].seek(starts[at][name])
             tensor = np.asarray(array, "<f4")
             opened[at].write(np.ascontiguousarray(tensor.T if transposed else tensor).data)
-    for path, file in zip(partial, files, strict=True):
+    for path, file in zip(partial, names_of_files, strict=True):
         path.replace(folder / file)
     if len(shards) > 1:
         total = 4 * sum(int(np.prod(shape)) for shape in shapes.values())
-        weight_map = {name: files[i] for name, i in placed.items()}
+        weight_map = {name: names_of_files[i] for name, i in placed.items()}
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         write_json_atomically(folder / "model.safetensors.index.json", index)
 
@@ -467,4 +576,4 @@ def _write_header(
 def _read_json(path: pathlib.Path, what: str) -> Any:
     if not path.exists():
         raise FileNotFoundError(f"checkpoints: no {path}; expected {what}")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return files.read_json(path, "checkpoints")

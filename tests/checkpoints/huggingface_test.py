@@ -292,3 +292,179 @@ def test_a_vocabulary_that_its_tokenizer_cannot_follow_is_warned_of(tmp_path):
 @pytest.mark.real_data
 def test_written_tokenizer_of_the_real_vocabulary(tmp_path, data_dir):
     _assert_tokenizes_like(data_dir / "t5" / "spiece.model", tmp_path, extra_ids=100)
+
+
+def _written(folder, config=CONFIG, change=lambda tensors: tensors, **fields):
+    """A folder of ours with other names of tensors, or other fields of config.json."""
+    huggingface.write(folder, config, _params(config))
+    path = folder / "model.safetensors"
+    safetensors.numpy.save_file(change(dict(safetensors.numpy.load_file(path))), path)
+    described = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**described, **fields}))
+    return folder
+
+
+@pytest.mark.parametrize("side", ["encoder", "decoder"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "model."])
+def test_the_embedding_under_another_name_and_names_with_prefixes_are_read(tmp_path, side, prefix):
+    def change(tensors):
+        tensors[f"{side}.embed_tokens.weight"] = tensors.pop("shared.weight")
+        return {prefix + name: tensor for name, tensor in tensors.items()}
+
+    _, params = huggingface.read(_written(tmp_path, change=change))
+    _assert_equal_trees(params, _params())
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_embeddings_that_differ_are_refused_and_equal_copies_are_not(tmp_path, shared):
+    def change(tensors, other=0.0):
+        for side in ("encoder", "decoder"):
+            tensors[f"{side}.embed_tokens.weight"] = tensors["shared.weight"].copy()
+        tensors["decoder.embed_tokens.weight"] += other
+        if not shared:
+            del tensors["shared.weight"]
+        return tensors
+
+    _, params = huggingface.read(_written(tmp_path / "same", change=change))
+    _assert_equal_trees(params, _params())
+    differing = _written(tmp_path / "other", change=lambda tensors: change(tensors, 0.5))
+    with pytest.raises(ValueError, match=r"another in decoder\.embed_tokens\.weight"):
+        huggingface.read(differing)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("layer_norm_epsilon", 1e-5),
+        ("model_type", "umt5"),
+        ("model_type", "longt5"),
+        ("model_type", "switch_transformers"),
+        ("dense_act_fn", "gelu"),
+        ("is_gated_act", False),
+        ("is_encoder_decoder", False),
+        ("decoder_start_token_id", 5),
+        ("pad_token_id", 3),
+        ("eos_token_id", 7),
+        ("quantization_config", {"bits": 4}),
+    ],
+)
+def test_a_field_that_changes_the_function_is_refused_by_name(tmp_path, field, value):
+    with pytest.raises(ValueError, match=rf"config\.json describes a network.*{field}"):
+        huggingface.read(_written(tmp_path, **{field: value}))
+
+
+@pytest.mark.parametrize("tie", [True, False])
+def test_mt5_is_never_scaled_whatever_its_config_says(tmp_path, tie):
+    folder = _written(tmp_path, model_type="mt5", tie_word_embeddings=tie, dense_act_fn="gelu_new")
+    config, params = huggingface.read(folder)
+    assert not config.logits_via_embedding
+    _assert_equal_trees(params, _params())
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 99\n", "Git LFS pointer"),
+        (b"<!doctype html><title>Sign in</title>", "web page"),
+        (b"\x1f\x8b\x08rest", "gzip"),
+    ],
+)
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "pytorch_model.bin"])
+def test_what_lies_there_instead_of_weights_is_named(tmp_path, name, content, named):
+    folder = _written(tmp_path)
+    if name == "pytorch_model.bin":
+        (folder / "model.safetensors").unlink()
+    (folder / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{name} holds .*{named}"):
+        huggingface.read(folder)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("zipped", [True, False], ids=["since 1.6", "before 1.6"])
+@pytest.mark.parametrize("wrapped", ["plain", "parameters", "state_dict", "shards"])
+def test_pytorch_files_of_every_age_and_wrapping_are_read(tmp_path, zipped, wrapped):
+    torch = pytest.importorskip("torch")
+    folder = _written(tmp_path)
+    tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    state = {name: torch.tensor(tensor) for name, tensor in tensors.items()}
+    if wrapped == "parameters":
+        state = {name: torch.nn.Parameter(tensor) for name, tensor in state.items()}
+
+    def save(content, path):
+        torch.save(content, path, _use_new_zipfile_serialization=zipped)
+
+    if wrapped == "shards":
+        names = sorted(state)
+        files = {
+            name: f"pytorch_model-0000{1 + place % 2}-of-00002.bin"
+            for place, name in enumerate(names)
+        }
+        for file in set(files.values()):
+            save({name: state[name] for name in names if files[name] == file}, folder / file)
+        (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": files}))
+    else:
+        save(
+            {"state_dict": state} if wrapped == "state_dict" else state,
+            folder / "pytorch_model.bin",
+        )
+    _, params = huggingface.read(folder)
+    _assert_equal_trees(params, _params())
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("T5", {"feed_forward_proj": "relu"}),
+        ("T5", {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
+        ("T5", {"feed_forward_proj": "gated-silu"}),
+        (
+            "T5",
+            {
+                "feed_forward_proj": "relu",
+                "relative_attention_max_distance": 20,
+                "relative_attention_num_buckets": 8,
+            },
+        ),
+        ("T5", {"feed_forward_proj": "gated-gelu", "num_decoder_layers": 3}),
+        ("MT5", {"feed_forward_proj": "gated-gelu"}),
+        ("MT5", {"feed_forward_proj": "relu"}),
+        ("UMT5", {}),
+    ],
+)
+def test_logits_are_those_of_transformers_or_the_model_is_refused(tmp_path, kind, fields):
+    torch = pytest.importorskip("torch")
+    dimensions = {
+        "vocab_size": 24,
+        "d_model": 8,
+        "d_kv": 4,
+        "d_ff": 16,
+        "num_layers": 2,
+        "num_heads": 2,
+    }
+    torch.manual_seed(0)
+    described = getattr(transformers, f"{kind}Config")(
+        **{**dimensions, **fields}, decoder_start_token_id=0
+    )
+    theirs = getattr(transformers, f"{kind}ForConditionalGeneration")(described).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.5)
+    theirs.save_pretrained(tmp_path)
+    if kind == "UMT5":
+        with pytest.raises(ValueError, match="model_type 'umt5'"):
+            huggingface.read(tmp_path)
+        return
+    inputs = np.random.default_rng(0).integers(2, 24, (2, 30))
+    targets = np.random.default_rng(1).integers(2, 24, (2, 9))
+    shifted = np.pad(targets, ((0, 0), (1, 0)))[:, :-1]
+    with torch.no_grad():
+        expected = theirs(
+            input_ids=torch.tensor(inputs), decoder_input_ids=torch.tensor(shifted)
+        ).logits.numpy()
+    config, params = huggingface.read(tmp_path)
+    logits = network.Transformer(config).apply(
+        {"params": params}, inputs, shifted, targets, enable_dropout=False
+    )
+    np.testing.assert_allclose(np.asarray(logits), expected, atol=2e-5 * np.abs(expected).max())
