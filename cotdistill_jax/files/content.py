@@ -48,7 +48,7 @@ def foreign_content(
         of = f" (of {int(size):,} bytes)" if size.isdigit() else ""
         return f"a Git LFS pointer{of}; run `git lfs pull` where it was cloned, or download the file itself"
     for magic, name in _ARCHIVES.items():
-        if head.startswith(magic) and not (archive and archive in name):
+        if head.startswith(magic) and not (archive and f" {archive} " in f" {name}"):
             return name
     text = head.removeprefix(_BYTE_ORDER_MARK).lstrip().lower()
     if not markup and text.startswith(_MARKUP):
