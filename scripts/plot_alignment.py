@@ -8,9 +8,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-import sentencepiece
-
-from cotdistill_jax import alignment, teacher
+from cotdistill_jax import alignment, files, teacher
 from cotdistill_jax.report import alignment_links, pictures
 
 
@@ -31,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         found = list(teacher.read_records(flags.records))
         record = pictures.find_record(found, flags.question_id, flags.sample_id)
-        vocabulary = sentencepiece.SentencePieceProcessor(model_file=flags.vocab)
+        vocabulary = files.open_vocabulary(flags.vocab, "plot")
         aligned = [alignment_links.align(record, vocabulary, method) for method in methods]
         drawings = {"alignment": pictures.alignment_drawing(record, aligned)}
         pictures.write_pictures(drawings, record, flags.output, flags.theme)

@@ -15,6 +15,7 @@ import glob
 import pathlib
 from collections.abc import Sequence
 
+from cotdistill_jax import files
 from cotdistill_jax.report import checkpoint_choice, figures, trade_off
 from cotdistill_jax.report.run_files import Evaluation, read_run
 from cotdistill_jax.teacher.shards import write_json_atomically
@@ -59,7 +60,11 @@ def _read(names: Sequence[str], steps: str | None) -> list[Evaluation]:
     Raises:
         FileNotFoundError: nothing matches, or a step was not evaluated.
     """
-    folders = [path for name in names for path in sorted(glob.glob(name))]
+    folders = [
+        path
+        for name in names
+        for path in ([name] if files.is_name(name) else sorted(glob.glob(name)))
+    ]
     if not folders:
         raise FileNotFoundError(f"select_checkpoint: no folder matches --results {' '.join(names)}")
     found = {e.folder.resolve(): e for folder in folders for e in read_run(folder).evaluations}

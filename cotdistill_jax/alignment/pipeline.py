@@ -10,15 +10,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import os
 import pathlib
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import sentencepiece
 
-from cotdistill_jax import answers
+from cotdistill_jax import answers, files
 from cotdistill_jax.alignment import corpus_records, quality
 from cotdistill_jax.alignment.aligner import DEFAULT_K, Aligner
 from cotdistill_jax.answers import labelling
@@ -214,9 +212,4 @@ def _keys(batch: pa.RecordBatch) -> list[tuple[str, int]]:
 
 @functools.lru_cache(maxsize=2)
 def _aligner(vocabulary: str, method: str, k: int) -> Aligner:
-    if not os.path.exists(vocabulary):
-        raise FileNotFoundError(
-            f"align: no vocabulary at {vocabulary}. Pass a SentencePiece model, such as t5/spiece.model in the folder that "
-            "scripts/download_benchmarks.py fills."
-        )
-    return Aligner(sentencepiece.SentencePieceProcessor(model_file=vocabulary), method, k)
+    return Aligner(files.open_vocabulary(vocabulary, "align"), method, k)

@@ -9,6 +9,7 @@ import os
 
 from cotdistill_jax.benchmarks import files
 from cotdistill_jax.benchmarks.question import Question
+from cotdistill_jax.files import read_text
 
 SPLITS = ("test",)
 TASKS = (
@@ -64,7 +65,7 @@ def cot_prompt(task: str, data_dir: str | os.PathLike[str] | None = None) -> str
     if task not in TASKS:
         raise ValueError(f"benchmarks: unknown BBH task {task!r}; allowed: {', '.join(TASKS)}")
     path = files.data_path(f"bbh/cot-prompts/{task}.txt", data_dir)
-    header, mark, prompt = path.read_text(encoding="utf-8").partition(_HEADER_END)
+    header, mark, prompt = read_text(path, "benchmarks", "a prompt").partition(_HEADER_END)
     if not mark or "\n" in header or not prompt.strip():
         raise ValueError(f"benchmarks: {path} must be a canary line, '-----' and a prompt")
     return prompt.strip()

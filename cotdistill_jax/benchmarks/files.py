@@ -1,11 +1,12 @@
 """Finding and reading benchmark files, with errors that say which file, which record, which field."""
 
-import json
 import math
 import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
+
+from cotdistill_jax import files
 
 DATA_DIR_VARIABLE = "COTDISTILL_DATA_DIR"
 DOWNLOAD_COMMAND = "python scripts/download_benchmarks.py --data_dir={data_dir}"
@@ -39,11 +40,8 @@ def data_path(relative: str, data_dir: str | os.PathLike[str] | None) -> pathlib
 
 
 def read_json(path: pathlib.Path) -> Any:
-    """Returns the parsed content of one JSON file; ValueError names the file if it is not JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"benchmarks: {path} is not valid JSON in UTF-8: {error}") from error
+    """Returns the parsed content of one JSON file; ValueError names the file, and what it holds if it is not JSON."""
+    return files.read_json(path, "benchmarks")
 
 
 def read_json_list(path: pathlib.Path) -> list[Any]:
@@ -55,17 +53,8 @@ def read_json_list(path: pathlib.Path) -> list[Any]:
 
 
 def read_json_lines(path: pathlib.Path) -> list[Any]:
-    """Returns one parsed value per line; ValueError names file and record if a line is not JSON."""
-    records = []
-    with path.open("rb") as lines:
-        for row, line in enumerate(lines):
-            try:
-                records.append(json.loads(line))
-            except ValueError as error:
-                raise ValueError(
-                    f"benchmarks: {path} record {row} is not valid JSON: {error}; got {line[:80]!r}"
-                ) from error
-    return records
+    """Returns one parsed value per line that is not blank; ValueError names file and line if one is not JSON."""
+    return [value for _, value in files.read_json_lines(path, "benchmarks")]
 
 
 def field(record: object, name: str, kind: type | tuple[type, ...], path: object, row: int) -> Any:

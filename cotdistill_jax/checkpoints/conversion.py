@@ -6,18 +6,16 @@ of a mapped safetensors file, which the system takes back when it needs them, ar
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import sentencepiece
 from flax import traverse_util
 
 import cotdistill_jax
-from cotdistill_jax import network
+from cotdistill_jax import files, network
 from cotdistill_jax.checkpoints import (
     huggingface,
     model_files,
@@ -183,7 +181,7 @@ def _open_hugging_face(folder: pathlib.Path, dtype: str) -> Weights:
     tokenizer = folder / "tokenizer_config.json"
     extra_ids = _T5_EXTRA_IDS
     if tokenizer.exists():
-        extra_ids = json.loads(tokenizer.read_text(encoding="utf-8")).get("extra_ids", extra_ids)
+        extra_ids = files.read_json(tokenizer, "checkpoints").get("extra_ids", extra_ids)
     found = vocabulary if vocabulary.exists() else None
     return Weights(HUGGING_FACE, config, params, found, extra_ids, 0)
 
@@ -210,7 +208,7 @@ def check_vocabulary(file: str | os.PathLike[str], extra_ids: int, vocab_size: i
     Raises:
       ValueError: it does not; the message has the three numbers.
     """
-    pieces = len(sentencepiece.SentencePieceProcessor(model_file=os.fspath(file)))
+    pieces = len(files.open_vocabulary(file, "checkpoints"))
     unused = vocab_size - pieces - extra_ids
     if not 0 <= unused < _MOST_UNUSED_IDS:
         raise ValueError(

@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import sentencepiece
 import tensorflow_datasets as tfds
 
-from cotdistill_jax import benchmarks
+from cotdistill_jax import benchmarks, files
 from cotdistill_jax.alignment import corpus_records
 from cotdistill_jax.corpus import schema, vocabularies
 from cotdistill_jax.teacher import shards
@@ -84,7 +83,7 @@ class Gsm8kTeacher(tfds.core.GeneratorBasedBuilder):
         schema.write_counts(self.info, self._counts)
 
     def _gold(self, split: str) -> Iterator[dict[str, Any]]:
-        processor = sentencepiece.SentencePieceProcessor(model_file=str(self._vocabulary_file))
+        processor = files.open_vocabulary(self._vocabulary_file, "corpus")
         for question in benchmarks.load("gsm8k", _GOLD_SPLITS[split], self._benchmark_dir):
             row = schema.gold_row(question, held_out=True)
             yield row | schema.without_teacher(processor.encode(row["text"]))

@@ -18,7 +18,7 @@ import numpy as np
 import sentencepiece
 import tensorflow_datasets as tfds
 
-from cotdistill_jax import benchmarks, formats
+from cotdistill_jax import benchmarks, files, formats
 from cotdistill_jax.alignment.rows import quantise
 from cotdistill_jax.benchmarks import Question
 from cotdistill_jax.corpus import schema, vocabularies
@@ -84,7 +84,7 @@ class Seed(tfds.core.GeneratorBasedBuilder):
                 f"corpus: {self._folder} holds examples in the format {config['format']}, expected {self.builder_config.name}."
             )
         vocabulary_file = vocabularies.t5_vocabulary(self._benchmark_dir)
-        self._processor = sentencepiece.SentencePieceProcessor(model_file=str(vocabulary_file))
+        self._processor = files.open_vocabulary(vocabulary_file, "corpus")
         self.info.metadata.update(
             vocabulary_sha256=vocabularies.checksum(vocabulary_file),
             alignment_method="seed",

@@ -8,10 +8,15 @@ from cotdistill_jax.files.content import (
     read_text,
     refuse_foreign_content,
 )
+from cotdistill_jax.files.names import expand_home, is_name
+from cotdistill_jax.files.vocabulary import open_vocabulary
 
 __all__ = [
     "ForeignFileError",
+    "expand_home",
     "foreign_content",
+    "is_name",
+    "open_vocabulary",
     "read_json",
     "read_json_lines",
     "read_text",

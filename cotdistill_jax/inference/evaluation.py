@@ -118,13 +118,15 @@ def evaluate(
         "vocabulary_sha256": vocabulary.sha256,
     }
     manifest.claim(folder, config, {part.key: part.settings for part in parts})
-    found = []
+    found: list[scoring.Result] = []
     for part, inputs in zip(parts, fitted, strict=True):
         answered = _predict(part, inputs, generator, vocabulary, folder, progress)
+        outside = sum(not vocabulary.can_spell(question.gold) for question in part.questions)
         if part.sampling:
-            found += voting.curve(part.benchmark, part.prompt.mode, answered)
+            scored = voting.curve(part.benchmark, part.prompt.mode, answered)
         else:
-            found.append(scoring.tally(part.benchmark, part.prompt.mode, answered))
+            scored = [scoring.tally(part.benchmark, part.prompt.mode, answered)]
+        found += [dataclasses.replace(one, golds_outside_vocabulary=outside) for one in scored]
         results.write(folder, str(model.path), model.step, found)
         manifest.record_counts(folder, part.key, _counts(part, inputs, answered))
     return [*found, *scoring.mean_of_tasks(found)]

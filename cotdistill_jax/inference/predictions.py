@@ -101,6 +101,8 @@ def read(path: str | os.PathLike[str]) -> list[Prediction]:
     content = pathlib.Path(path).read_bytes()
     found: dict[tuple[str, int], Prediction] = {}
     for number, line in enumerate(content.split(b"\n")[:-1], start=1):
+        if not line.strip():
+            continue
         prediction = _from_line(line, f"inference: {path} line {number}")
         if prediction.key in found:
             raise ValueError(

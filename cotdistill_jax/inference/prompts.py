@@ -28,7 +28,7 @@ import os
 import pathlib
 import re
 
-from cotdistill_jax import benchmarks, formats
+from cotdistill_jax import benchmarks, files, formats
 from cotdistill_jax.benchmarks import arith
 
 DEMONSTRATION_ROWS = (802, 6893, 7003, 2778)
@@ -142,7 +142,7 @@ def from_file(path: pathlib.Path) -> Prompt:
     """
     if not path.is_file():
         raise FileNotFoundError(f"inference: no prompt file {path}")
-    text = path.read_text(encoding="utf-8")
+    text = files.read_text(path, "inference", "a prompt")
     if not text.strip() or text.count(_QUESTION_MARK) > 1:
         raise ValueError(
             f"inference: prompt file {path} must hold text with at most one {_QUESTION_MARK}, got "

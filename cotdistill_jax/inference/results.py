@@ -1,7 +1,7 @@
 """`results.json` and the printed table: per benchmark, prompt and rule n, correct, accuracy, unparsed, 95 % interval.
 
 {"schema_version": 1, "checkpoint": "...", "step": 1000,
- "results": {"gsm8k": {"zero_shot_cot": {"headline": "last_number", "unfinished": 3,
+ "results": {"gsm8k": {"zero_shot_cot": {"headline": "last_number", "unfinished": 3, "golds_outside_vocabulary": 0,
              "rules": {"last_number": {"n": 1319, "correct": 100, "accuracy": 0.0758, "unparsed": 2,
                                        "unreadable_golds": 0, "interval_95": [0.0627, 0.0914]}, ...}}}}}
 """
@@ -37,6 +37,7 @@ def write(
         table.setdefault(benchmark, {})[prompt] = {
             "headline": result.headline,
             "unfinished": result.unfinished,
+            "golds_outside_vocabulary": result.golds_outside_vocabulary,
             "rules": {rule: dataclasses.asdict(score) for rule, score in result.scores.items()},
         }
     content = {
@@ -69,6 +70,7 @@ def read(folder: str | os.PathLike[str]) -> list[Result]:
             entry["headline"],
             {rule: _score(fields) for rule, fields in entry["rules"].items()},
             entry["unfinished"],
+            entry.get("golds_outside_vocabulary"),
         )
         for benchmark, prompts in content["results"].items()
         for prompt, entry in prompts.items()
@@ -92,7 +94,17 @@ def table(results: Sequence[Result]) -> str:
         texts = [text.ljust(width) for text, width in zip(row[:2], widths[:2], strict=True)]
         numbers = [text.rjust(width) for text, width in zip(row[2:-1], widths[2:], strict=True)]
         lines.append("  ".join([*texts, *numbers, row[-1]]).rstrip())
-    return "\n".join(lines)
+    return "\n".join([*lines, *outside_vocabulary(results)])
+
+
+def outside_vocabulary(results: Sequence[Result]) -> list[str]:
+    """Returns a line per result some of whose golds the model's vocabulary cannot spell."""
+    return [
+        f"{result.benchmark} {result.prompt}: {result.golds_outside_vocabulary:,} of {result.score.n:,} golds hold characters that the "
+        "model's vocabulary lacks: it cannot write them."
+        for result in results
+        if result.golds_outside_vocabulary
+    ]
 
 
 def _row(result: Result) -> tuple[str, ...]:

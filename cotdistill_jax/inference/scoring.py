@@ -64,6 +64,8 @@ class Result:
         headline: the rule whose accuracy is the number to quote.
         scores: by rule.
         unfinished: texts stopped by the length limit before the model ended them.
+        golds_outside_vocabulary: golds with characters that the model's vocabulary lacks, so that no text of the model equals them;
+            None where nobody counted (predictions scored without a model).
     """
 
     benchmark: str
@@ -71,6 +73,7 @@ class Result:
     headline: str
     scores: dict[str, Score]
     unfinished: int
+    golds_outside_vocabulary: int | None = None
 
     @property
     def score(self) -> Score:
@@ -121,7 +124,10 @@ def mean_of_tasks(results: Sequence[Result]) -> list[Result]:
         if len(tasks) == len(benchmarks.BBH):
             scores = {rule: _mean([t.scores[rule] for t in tasks]) for rule in tasks[0].scores}
             unfinished = sum(task.unfinished for task in tasks)
-            means.append(Result("bbh", prompt, tasks[0].headline, scores, unfinished))
+            outside = [task.golds_outside_vocabulary for task in tasks]
+            counted = [number for number in outside if number is not None]
+            outside_all = sum(counted) if len(counted) == len(tasks) else None
+            means.append(Result("bbh", prompt, tasks[0].headline, scores, unfinished, outside_all))
     return means
 
 

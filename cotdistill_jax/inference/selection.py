@@ -9,7 +9,7 @@ from typing import Any
 
 from etils import epath
 
-from cotdistill_jax import checkpoints
+from cotdistill_jax import checkpoints, files
 from cotdistill_jax.checkpoints import conversion, model_files
 
 _HUGGINGFACE_CONFIG = "config.json"
@@ -53,10 +53,13 @@ def select(checkpoint: str, steps: str | None = None) -> list[Selected]:
     """
     if _REMOTE in checkpoint:
         return [_remote(checkpoint, steps)]
-    if not glob.has_magic(checkpoint) and steps is None:
+    named = files.is_name(checkpoint)
+    if named and steps is None:
         return [_latest(pathlib.Path(checkpoint))]
     matches = sorted(
-        path for path in glob.glob(checkpoint) if os.path.isdir(path) or _is_file(path)
+        path
+        for path in ([checkpoint] if named else glob.glob(checkpoint))
+        if os.path.isdir(path) or _is_file(path)
     )
     if not matches:
         raise FileNotFoundError(f"inference: no folder matches --checkpoint={checkpoint}")

@@ -33,7 +33,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import cotdistill_jax
-from cotdistill_jax import formats
+from cotdistill_jax import files, formats
 from cotdistill_jax.inference import predictions, scoring, voting
 from cotdistill_jax.inference.predictions import Prediction
 from cotdistill_jax.teacher.shards import MANIFEST_NAME, file_sha256, write_json_atomically
@@ -188,9 +188,9 @@ def read_corpus(folder: str | os.PathLike[str], split: str) -> list[LabelledSamp
             f"inference: no labelled samples at {path}; write them with scripts/label_samples.py --output_dir={folder}"
         )
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, fields in files.read_json_lines(path, "inference"):
         try:
-            found.append(LabelledSample(**json.loads(line)))
+            found.append(LabelledSample(**fields))
         except (ValueError, TypeError) as error:
             raise ValueError(
                 f"inference: {path} line {number} is no labelled sample: {error}; write the file again with "

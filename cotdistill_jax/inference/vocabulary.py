@@ -7,8 +7,7 @@ import os
 import pathlib
 from collections.abc import Sequence
 
-import sentencepiece
-
+from cotdistill_jax import files
 from cotdistill_jax.teacher.shards import file_sha256
 
 EOS_ID = 1
@@ -34,10 +33,7 @@ class Vocabulary:
                 f"inference: the checkpoint's vocabulary {path} does not exist; copy the SentencePiece "
                 "model it was trained with there"
             )
-        try:
-            self._processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
-        except RuntimeError as error:
-            raise ValueError(f"inference: {path} is not a SentencePiece model: {error}") from error
+        self._processor = files.open_vocabulary(path, "inference")
         if self._processor.eos_id() != EOS_ID:
             raise ValueError(
                 f"inference: {path} has EOS id {self._processor.eos_id()}, expected {EOS_ID}; "
@@ -55,6 +51,10 @@ class Vocabulary:
         size, unknown = self._processor.get_piece_size(), self._processor.unk_id()
         text: str = self._processor.decode([i if i < size else unknown for i in kept])
         return text
+
+    def can_spell(self, text: str) -> bool:
+        """Returns whether the text has no character that the vocabulary lacks, such as `{` and `<` in T5's."""
+        return self._processor.unk_id() not in self._processor.encode(text)
 
     def characters(self, id_: int) -> str:
         """Returns what a piece stands for in a text, spaces included; "" for one that stands for no characters.

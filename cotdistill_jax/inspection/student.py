@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import sentencepiece
 
-from cotdistill_jax import checkpoints, network
+from cotdistill_jax import checkpoints, files, network
 from cotdistill_jax.alignment.pieces import SPACE
 from cotdistill_jax.teacher import TeacherRecord
 
@@ -55,7 +55,7 @@ def score_texts(
         asked: prompts with their texts.
         batch_size: texts scored together.
     """
-    processor = sentencepiece.SentencePieceProcessor(model_file=str(model.vocabulary_file))
+    processor = files.open_vocabulary(model.vocabulary_file, "inspection")
     params = jax.device_put(model.params)
     for start in range(0, len(asked), batch_size):
         batch = asked[start : start + batch_size]

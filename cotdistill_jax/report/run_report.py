@@ -13,6 +13,7 @@ import markupsafe
 
 import cotdistill_jax
 from cotdistill_jax import inference
+from cotdistill_jax.inference.results import outside_vocabulary
 from cotdistill_jax.report import curves, figures, page, predictions_table, references, trade_off
 from cotdistill_jax.report.run_files import Evaluation, Run, macros, read_run
 from cotdistill_jax.teacher.shards import MANIFEST_NAME
@@ -78,6 +79,7 @@ def _results(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
     results = [(e.step, result) for e in evaluations for result in e.results]
     return {
         "results": [_result_row(step, result) for step, result in results],
+        "outside_vocabulary": outside_vocabulary([result for _, result in results]),
         "headlines": ", ".join(dict.fromkeys(result.headline for _, result in results)),
     }
 

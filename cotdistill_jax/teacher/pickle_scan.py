@@ -95,6 +95,8 @@ _SHORT_STRING, _STRING, _LONG_STRING = (
     _OP[name] for name in ("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8")
 )
 _STOP_OP = _OP["STOP"]
+_TUPLE1, _TUPLE2, _TUPLE3 = (_OP[name] for name in ("TUPLE1", "TUPLE2", "TUPLE3"))
+HARMLESS_OPCODES = frozenset().union(*_EFFECTS.values()) - {"STACK_GLOBAL"}
 # What STACK_GLOBAL finds on the stack, and GLOBAL behind it, for the one class that is allowed.
 _CLASS_ON_STACK = [np.frombuffer(name.encode(), np.uint8) for name in ALLOWED_CLASS]
 _CLASS_AS_GLOBAL = np.frombuffer(b"c" + "".join(f"{n}\n" for n in ALLOWED_CLASS).encode(), np.uint8)
@@ -205,6 +207,9 @@ def _scan(
                 break
             num_marks -= 1
             if effect == _TO_MARK:
+                if floor == 0:  # the list would become part of something else
+                    status = 4
+                    break
                 starts[floor], kinds[floor] = mark_starts[num_marks], _OTHER
                 depth = floor + 1
             else:
@@ -224,6 +229,9 @@ def _scan(
                 status = 3
                 break
             depth -= pops
+            if depth == 1 and opcode in (_TUPLE2, _TUPLE3):
+                status = 4
+                break
             if opcode == _REDUCE and kinds[depth - 1] != _CLASS:
                 status = 2
                 break
@@ -245,6 +253,10 @@ def _scan(
             good = depth == 1 and num_marks == 0 and position + 1 == len(data)
             status = 0 if good else 3
             break
+        elif opcode == _TUPLE1:
+            if depth == 1:
+                status = 4
+                break
         elif opcode in (_MEMOIZE, _BINPUT, _LONG_BINPUT):
             if depth == floor or (opcode != _MEMOIZE and _memo_index(data, position) != memo):
                 status = 3

@@ -8,6 +8,7 @@ only where items share containers (pickle then writes a reference), the rest is 
 
 from __future__ import annotations
 
+import functools
 import io
 import mmap
 import os
@@ -20,6 +21,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from cotdistill_jax import files
 from cotdistill_jax.teacher import pickle_scan
 from cotdistill_jax.teacher.pickle_scan import Status
 
@@ -65,7 +67,7 @@ class PickledList:
         """Maps the file into memory and checks every opcode.
 
         Args:
-            path: a file of `pickle.dump(list)` with protocol 2 or later.
+            path: a file of `pickle.dump(list)`, of Python 2 too; one of a protocol below 2, or of Python 2, is loaded as a whole.
 
         Raises:
             FileNotFoundError: no such file.
@@ -81,17 +83,24 @@ class PickledList:
             empty = os.fstat(stream.fileno()).st_size == 0
             content = b"" if empty else mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         self._data = np.frombuffer(content, np.uint8)
+        found = None if empty else files.foreign_content(self.path)
+        if found:
+            what, _, fix = found.partition("; ")
+            raise PickleFileError(f"import: {self.path} is {what}, expected a pickled list. {fix}.")
         self._scan = pickle_scan.scan(self._data)
+        self._loaded: list[Any] | None = None
         if self._scan.status is not Status.WHOLE:
-            raise self._problem()
+            self._loaded = self._load_old()
 
     def __len__(self) -> int:
         """Returns the number of items."""
-        return len(self._scan.items)
+        return len(self._scan.items if self._loaded is None else self._loaded)
 
     @property
     def bytes_needed(self) -> int:
         """Memory that the largest item takes when it is loaded, about."""
+        if self._loaded is not None:
+            return len(self._data) * MEMORY_PER_BYTE
         sizes = self._scan.items[:, 1] - self._scan.items[:, 0]
         return int(sizes.max(initial=0)) * MEMORY_PER_BYTE
 
@@ -101,6 +110,9 @@ class PickledList:
         Raises:
             PickleFileError: an item whose opcodes make no sense in their order.
         """
+        if self._loaded is not None:
+            yield from self._loaded
+            return
         rewriter = pickle_scan.Rewriter(self._data, self._scan.referenced)
         for record, (start, end) in enumerate(self._scan.items.tolist()):
             status, content = rewriter.rewrite(start, end)
@@ -108,6 +120,32 @@ class PickledList:
                 yield from self._load_whole(record)[record:]
                 return
             yield self._load(record, io.BytesIO(content))
+
+    def _load_old(self) -> list[Any]:
+        """Returns all items of a pickle that Python 2 or a protocol below 2 wrote.
+
+        Raises:
+            PickleFileError: it is none; the error is what the scan found.
+        """
+        if self._scan.status is Status.TRUNCATED:
+            raise self._problem()
+        for encoding in ("utf-8", "latin-1"):  # Python 2's strings are bytes
+            loading = _OldContainers(io.BytesIO(self._data.tobytes()), encoding)
+            try:
+                loaded = loading.load()
+                break
+            except UnicodeDecodeError:
+                continue
+            except _LOADING_ERRORS:
+                raise self._problem() from None
+        if not loading.is_old:
+            raise self._problem()
+        if not isinstance(loaded, list):
+            raise PickleFileError(
+                f"import: {self.path} holds a {type(loaded).__name__}, expected a pickled list. Check that this is one of the released "
+                "files."
+            )
+        return loaded
 
     def _load_whole(self, record: int) -> list[Any]:
         """Returns all items, for a file in which `record` refers to a container that another record or it itself has."""
@@ -131,9 +169,11 @@ class PickledList:
     def _problem(self) -> PickleFileError:
         scan, size = self._scan, len(self._data)
         where = f"import: {self.path} record {len(scan.items)} (byte {scan.position:,} of {size:,})"
-        if scan.status is Status.REFUSED:
+        foreign = "" if scan.status is Status.REFUSED else _global_after(self._data, 0)
+        if scan.status is Status.REFUSED or (scan.status is Status.NOT_A_LIST and foreign):
+            wanted = f"no list{foreign}" if foreign else _describe(self._data, scan)
             return RefusedPickleError(
-                f"{where}: refused: {_describe(self._data, scan)}. Only lists, tuples, dictionaries, sets, numbers, strings and "
+                f"{where}: refused: {wanted}. Only lists, tuples, dictionaries, sets, numbers, strings and "
                 "collections.OrderedDict are loaded; nothing of the file was. Don't load it by other means unless you trust who "
                 "made it."
             )
@@ -146,6 +186,50 @@ class PickledList:
 
 class _Containers(pickle.Unpickler):
     """Loads what `pickle_scan.scan` let pass; the second of two locks."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) != pickle_scan.ALLOWED_CLASS:
+            raise pickle.UnpicklingError(f"refused the global {module}.{name}")
+        return dict
+
+
+_OldUnpickler: Any = pickle._Unpickler  # Python's own, whose opcodes can be chosen
+_OLD_OPCODES = (
+    *("INT", "LONG", "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "FLOAT"),
+    *("PUT", "GET", "DUP", "POP", "POP_MARK"),
+)
+
+
+class _OldContainers(_OldUnpickler):
+    """Loads containers, numbers and strings of a protocol below 2 or of Python 2; knows no other opcode.
+
+    Attributes:
+        is_old: whether anything in the file is of such a pickle.
+    """
+
+    def __init__(self, stream: IO[bytes], encoding: str) -> None:
+        super().__init__(stream, encoding=encoding)
+        self._stream = stream
+        self.is_old = False
+
+    def load(self) -> Any:
+        self.dispatch = {
+            ord(opcode.code): functools.partial(
+                self._call, _OldUnpickler.dispatch[ord(opcode.code)], opcode.name in _OLD_OPCODES
+            )
+            for opcode in pickletools.opcodes
+            if opcode.name in pickle_scan.HARMLESS_OPCODES or opcode.name in _OLD_OPCODES
+        }
+        loaded = super().load()
+        if self._stream.read(1):
+            raise pickle.UnpicklingError("the file goes on after the list")
+        return loaded
+
+    def _call(self, load: Any, is_old: bool, itself: Any) -> None:
+        began_memo = bool(self.memo)
+        load(self)
+        # Python 2 counts its memo from 1.
+        self.is_old |= is_old or (not began_memo and 1 in self.memo)
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) != pickle_scan.ALLOWED_CLASS:
@@ -166,7 +250,7 @@ def _describe(data: np.ndarray, scan: pickle_scan.Scan) -> str:
         module, name = (pickle_scan.string_at(data, int(place)) or "?" for place in scan.names)
         return f"the global {module}.{name} (STACK_GLOBAL)"
     if opcode.proto == 0 and opcode.name not in _WANTED:
-        return f"an opcode of pickle protocol 0, {opcode.name}{_global_after(data, scan.position)}; protocols 2 to 5 are read"
+        return f"an opcode of pickle protocol 0, {opcode.name}{_global_after(data, scan.position)}; nothing but containers, numbers and strings is read"
     return _WANTED.get(opcode.name, f"the opcode {opcode.name}")
 
 
@@ -176,7 +260,8 @@ def _global_after(data: np.ndarray, position: int) -> str:
         for opcode, argument, _ in pickletools.genops(
             bytes(data[position : position + _SEARCHED_BYTES])
         ):
-            if opcode.name in ("GLOBAL", "INST"):
+            is_global = opcode.name in ("GLOBAL", "INST")
+            if is_global and argument != " ".join(pickle_scan.ALLOWED_CLASS):
                 return f", in a file that asks for the global {str(argument).replace(' ', '.')}"
     except ValueError:
         pass  # the file ends, or what follows is no pickle

@@ -25,6 +25,7 @@ import pathlib
 import re
 from collections.abc import Callable, Iterator
 
+from cotdistill_jax import files
 from cotdistill_jax.teacher.records import TeacherRecord
 from cotdistill_jax.teacher.seed_text import (
     FLAVOURS,
@@ -153,6 +154,8 @@ def open_transcript(
     path = pathlib.Path(path)
     if not path.exists():
         raise FileNotFoundError(f"import: no file {path}.")
+    if path.stat().st_size:
+        files.refuse_foreign_content(path, "import", "a transcript of the seed's decode scripts")
     if flavour not in FLAVOURS:
         raise KeyError(f"import: unknown flavour {flavour!r}. Choose one of {sorted(FLAVOURS)}.")
     return SeedTranscript(path, FLAVOURS[flavour], question_prefix, read, keep_whole)
@@ -218,10 +221,13 @@ class _Block:
 
 def _blocks(path: pathlib.Path, read: Callable[[int], object]) -> Iterator[_Block]:
     """Yields the blocks of a file; each line belongs to the part that the lines before it opened."""
-    block, text, part = None, "", "end"
-    with path.open(encoding="utf-8", newline="\n") as lines:
-        for number, line in enumerate(lines, 1):
-            read(len(line.encode()))
+    block, text, part, on_windows = None, "", "end", False
+    with path.open(encoding="utf-8-sig", newline="\n") as lines:
+        for number, written in enumerate(lines, 1):
+            read(len(written.encode()))
+            # Windows ends every line with CR and LF; elsewhere a CR before LF is the teacher's.
+            on_windows = written.endswith("\r\n") if number == 1 else on_windows
+            line = written.replace("\r\n", "\n") if on_windows else written
             if part == "end" and not line.strip():
                 continue
             if part in ("end", "question", "answer") and _QUESTION.match(line):

@@ -7,6 +7,7 @@
 
 import difflib
 import importlib.util  # noqa: F401  (gin 0.5.0 uses it without importing it)
+import io
 import os
 import pathlib
 import re
@@ -15,6 +16,7 @@ from collections.abc import Iterable, Sequence
 import gin
 
 import cotdistill_jax
+from cotdistill_jax import files
 
 CHECKOUT = pathlib.Path(cotdistill_jax.__file__).parents[1]
 _MACRO_USE = re.compile(r"%([A-Za-z_]\w*)")
@@ -61,16 +63,23 @@ def parse(
                 f"gin: no file {file} in any of {paths}; give --gin_search_paths"
             )
     _check_macros(gin_files, bindings, paths)
+    if _read_gin_file not in [reader for reader, _ in gin.config._FILE_READERS]:
+        gin.config._FILE_READERS.insert(0, (_read_gin_file, os.path.isfile))
     gin.parse_config_files_and_bindings(list(gin_files), list(bindings))
+
+
+def _read_gin_file(path: str) -> io.StringIO:
+    """Returns a gin file for gin to read, without a byte order mark."""
+    return io.StringIO(files.read_text(path, "gin", "a gin file"))
 
 
 def _check_macros(gin_files: Sequence[str], bindings: Sequence[str], paths: Sequence[str]) -> None:
     """Raises for a macro, bound in a given file or binding, that no file under a `gin/` folder ever uses."""
     given = [next(f for p in paths if (f := pathlib.Path(p, file)).is_file()) for file in gin_files]
     shipped = [file for path in paths for file in sorted(pathlib.Path(path, "gin").rglob("*.gin"))]
-    texts = [file.read_text(encoding="utf-8") for file in [*shipped, *given]]
+    texts = [files.read_text(file, "gin", "a gin file") for file in [*shipped, *given]]
     used = {name for text in [*texts, *bindings] for name in _MACRO_USE.findall(text)}
-    bound = "\n".join([*(file.read_text(encoding="utf-8") for file in given), *bindings])
+    bound = "\n".join([*(files.read_text(file, "gin", "a gin file") for file in given), *bindings])
     unused = sorted(set(_MACRO_BINDING.findall(bound)) - used)
     if unused:
         close = difflib.get_close_matches(unused[0], sorted(used), n=3, cutoff=0.5)

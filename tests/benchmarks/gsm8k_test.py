@@ -76,13 +76,22 @@ def test_a_broken_record_is_named(tmp_path, broken, message):
         benchmarks.load("gsm8k", split="train", data_dir=tmp_path)
 
 
-@pytest.mark.parametrize("line", [b'{"question": ', b"\xff\xfe", b"\n"])
+@pytest.mark.parametrize("line", [b'{"question": ', b"\xff\xfe", b"\n\n]"])
 def test_a_line_that_is_not_json_is_named(tmp_path, line):
     write(tmp_path, train=[record(0)])
     with (tmp_path / "gsm8k/train.jsonl").open("ab") as file:
         file.write(line)
-    with pytest.raises(ValueError, match=r"train\.jsonl record 1 is not valid JSON"):
+    number = 2 + line.count(b"\n")
+    with pytest.raises(ValueError, match=rf"train\.jsonl line {number} is not valid JSON"):
         benchmarks.load("gsm8k", split="train", data_dir=tmp_path)
+
+
+def test_blank_lines_and_a_byte_order_mark_are_passed_over(tmp_path):
+    write(tmp_path, train=[record(0), record(1)])
+    path = tmp_path / "gsm8k/train.jsonl"
+    expected = benchmarks.load("gsm8k", split="train_and_dev", data_dir=tmp_path)
+    path.write_bytes(b"\xef\xbb\xbf\r\n" + path.read_bytes().replace(b"\n", b"\r\n \r\n\r\n"))
+    assert benchmarks.load("gsm8k", split="train_and_dev", data_dir=tmp_path) == expected
 
 
 @pytest.mark.parametrize(

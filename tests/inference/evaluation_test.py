@@ -494,3 +494,23 @@ def test_every_benchmark_can_be_planned_within_the_default_lengths(data_dir):
     for part in parts:
         inputs = lengths.fit(part.prompt, part.questions, words.encode, evaluation.MAX_INPUT_TOKENS)
         assert len(inputs) == len(part.questions)
+
+
+def test_golds_that_the_vocabulary_cannot_spell_are_counted_and_said(model, tmp_path):
+    folder = tmp_path / "data" / "bbh" / "bbh"
+    folder.mkdir(parents=True)
+    examples = [{"input": f"q{i}", "target": target} for i, target in enumerate(("1", "2 ⟧", "⟦"))]
+    (folder / "navigate.json").write_text(json.dumps({"examples": examples}))
+    found = evaluate(
+        model,
+        tmp_path / "out",
+        ["zero_shot_answer_only"],
+        ["bbh/navigate"],
+        data_dir=tmp_path / "data",
+        num_examples=3,
+    )
+    assert [result.golds_outside_vocabulary for result in found] == [2]
+    written = json.loads((tmp_path / "out" / "results.json").read_text())["results"]
+    assert written["bbh/navigate"]["zero_shot_answer_only"]["golds_outside_vocabulary"] == 2
+    assert "2 of 3 golds hold characters" in inference.results.table(found)
+    assert inference.results.read(tmp_path / "out") == found

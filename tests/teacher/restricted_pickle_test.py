@@ -36,7 +36,7 @@ def path(tmp_path: pathlib.Path) -> pathlib.Path:
     return tmp_path / "codex_questions.pkl"
 
 
-@pytest.mark.parametrize("protocol", range(2, 6))
+@pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("items", [ITEMS, [], ["a"], [["a"]], list("abcab") * 700])
 def test_loads_containers_numbers_and_strings(path, protocol, items):
     path.write_bytes(pickle.dumps(items, protocol=protocol))
@@ -235,3 +235,55 @@ def test_damaged_bytes_give_errors_and_never_crash(path):
         except PickleFileError:
             refused += 1
     assert 500 < refused < 1500
+
+
+# As Python 2.7 wrote them (pickle and cPickle, protocols 0 to 2): strings are bytes, the memo counts from 1, numbers may be long.
+PYTHON_2 = {
+    "protocol 0": b"(lp1\nS'caf\\xc3\\xa9'\np2\naI12\naL34L\naF0.5\na(lp3\nVna\xefve\np4\nag2\naa.",
+    "protocol 1": b"]q\x01(U\x05caf\xc3\xa9q\x02K\x0cL34L\nG?\xe0\x00\x00\x00\x00\x00\x00]q\x03(X\x06\x00\x00\x00na\xc3\xafveq\x04h\x02ee.",
+    "protocol 2": b"\x80\x02]q\x01(U\x05caf\xc3\xa9q\x02K\x0c\x8a\x01\x22G?\xe0\x00\x00\x00\x00\x00\x00]q\x03(X\x06\x00\x00\x00na\xc3\xafveq\x04h\x02ee.",
+}
+
+
+@pytest.mark.parametrize("name", PYTHON_2)
+def test_pickles_of_python_2_are_read(path, name):
+    path.write_bytes(PYTHON_2[name])
+    items = PickledList(path)
+    assert list(items) == ["café", 12, 34, 0.5, ["naïve", "café"]]
+    assert len(items) == 5
+
+
+def test_strings_of_python_2_that_are_no_utf_8_are_latin_1(path):
+    path.write_bytes(b"\x80\x02]q\x01U\x04caf\xe9q\x02a.")
+    assert list(PickledList(path)) == ["café"]
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize(
+    "value",
+    [(["a"], ["b"]), (["a"],), (["a"], ["b"], ["c"]), tuple([[1]] * 5), {"a": ["b"]}, "a", {"a"}],
+)
+def test_what_is_no_list_is_refused_whatever_lists_it_holds(path, protocol, value):
+    path.write_bytes(pickle.dumps(value, protocol))
+    with pytest.raises(PickleFileError):
+        PickledList(path)
+
+
+def test_arrays_are_refused_by_name(path):
+    path.write_bytes(pickle.dumps([np.arange(3)]))
+    with pytest.raises(RefusedPickleError, match=r"refused: the global numpy"):
+        PickledList(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\nsize 5\n", "Git LFS pointer"),
+        (b"<html>Not found</html>", "web page"),
+        (b"\x1f\x8b\x08", "gzip"),
+    ],
+)
+def test_what_lies_there_instead_is_named(path, content, named):
+    path.write_bytes(content)
+    with pytest.raises(PickleFileError, match=named):
+        PickledList(path)

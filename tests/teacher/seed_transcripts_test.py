@@ -203,3 +203,16 @@ def test_reports_the_bytes_that_were_read(tmp_path):
     content, seen = block(0, [("\nä", STEPS)]), []
     read(tmp_path, content, read=seen.append)
     assert sum(seen) == len(content.encode())
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_windows_lines_and_a_byte_order_mark_read_as_without(tmp_path, mark):
+    content = block(0, [(text_of(STEPS), STEPS)] * 2) + block(7, [("\n\nSo.\n\nIt is 2\n", [TAIL])])
+    content = content.replace("\r", "")
+    expected, _ = read(tmp_path, content)
+    assert read(tmp_path, mark + content.replace("\n", "\r\n"))[0] == expected
+
+
+def test_a_carriage_return_of_the_teacher_stays(tmp_path):
+    (record,), _ = read(tmp_path, block(0, [("\nIt\r\nis 2\n", [TAIL])]))
+    assert record.text == "It\r\nis 2"

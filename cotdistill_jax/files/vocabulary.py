@@ -1,0 +1,39 @@
+"""A SentencePiece vocabulary, opened with an error that names what the file really holds."""
+
+import os
+import pathlib
+
+import sentencepiece
+
+from cotdistill_jax.files.content import ForeignFileError, refuse_foreign_content
+
+
+def open_vocabulary(
+    path: str | os.PathLike[str], stage: str
+) -> sentencepiece.SentencePieceProcessor:
+    """Returns the processor of a SentencePiece model file.
+
+    Args:
+        path: of the model, such as `t5/spiece.model`.
+        stage: first word of the messages.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ForeignFileError: it holds something else: an LFS pointer, a web page, a `tokenizer.json`, or no model.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{stage}: no vocabulary at {path}. Pass a SentencePiece model, such as t5/spiece.model in the folder that "
+            "scripts/download_benchmarks.py fills."
+        )
+    refuse_foreign_content(path, stage, "a SentencePiece model")
+    try:
+        return sentencepiece.SentencePieceProcessor(model_file=os.fspath(path))
+    except (RuntimeError, OSError) as error:
+        with path.open("rb") as file:
+            begins = file.read(20)
+        raise ForeignFileError(
+            f"{stage}: {path} is not a SentencePiece model (it begins with {begins!r}). Use the file spiece.model of the model, not "
+            "tokenizer.json or a vocabulary in text."
+        ) from error
