@@ -1,3 +1,33 @@
 """Distil chain-of-thought reasoning from a teacher's text and top-k probabilities into FlanT5, on JAX."""
 
 __version__ = "0.1.0"
+
+
+def _keep_compiled_code_somewhere() -> None:
+    """Names a folder for Numba's compiled code where neither the code's own folder nor the user's home can be written.
+
+    So it is for another user than the one who installed, and in containers. Numba refuses to import such code otherwise.
+    """
+    import os
+    import pathlib
+    import tempfile
+
+    if "NUMBA_CACHE_DIR" in os.environ:
+        return
+    beside, at_home = pathlib.Path(__file__).parent / "__pycache__", pathlib.Path("~/.cache/numba")
+    try:
+        places = (beside, at_home.expanduser())
+    except RuntimeError:  # no home
+        places = (beside,)
+    for place in places:
+        existing = next(path for path in (place, *place.parents) if path.exists())
+        if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
+            return
+    folder = pathlib.Path(tempfile.gettempdir(), f"cotdistill_jax-numba-{os.getuid()}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():  # somebody else's code must not be loaded
+        folder = pathlib.Path(tempfile.mkdtemp(prefix="cotdistill_jax-numba-"))
+    os.environ["NUMBA_CACHE_DIR"] = str(folder)
+
+
+_keep_compiled_code_somewhere()

@@ -16,7 +16,7 @@ import sys
 from absl import app, flags
 from tqdm import tqdm
 
-from cotdistill_jax import answers
+from cotdistill_jax import answers, command
 from cotdistill_jax.alignment import METHODS, pipeline
 
 _RECORDS = flags.DEFINE_string("records", None, "Folder of teacher records.", required=True)
@@ -114,4 +114,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(app.run, main)

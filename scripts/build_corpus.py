@@ -14,6 +14,8 @@ import time
 
 from absl import app, flags
 
+from cotdistill_jax import command
+
 _CORPUS = flags.DEFINE_enum(
     "corpus", None, ["arith", "gsm8k_gold", "gsm8k_teacher", "seed"], "Which corpus.", required=True
 )
@@ -77,4 +79,4 @@ def _builders(data_dir: str | None) -> list["tfds.core.DatasetBuilder"]:  # noqa
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(app.run, main)

@@ -12,6 +12,8 @@ import sys
 
 from absl import app, flags
 
+from cotdistill_jax import command
+
 _TASKS = flags.DEFINE_list("tasks", None, "Names of the tasks to cache.", required=True)
 _CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Folder of all caches.", required=True)
 _NUM_SHARDS = flags.DEFINE_integer(
@@ -37,4 +39,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(app.run, main)

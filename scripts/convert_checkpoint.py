@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from absl import app, flags, logging
 
-from cotdistill_jax import network
+from cotdistill_jax import command, network
 from cotdistill_jax.checkpoints import conversion, stored
 
 _INPUT = flags.DEFINE_string("input", None, "Folder to read.", required=True)
@@ -108,4 +108,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(app.run, main)

@@ -9,7 +9,7 @@ Run the same command again to go on after an interruption.
 import argparse
 from collections.abc import Sequence
 
-from cotdistill_jax import inference
+from cotdistill_jax import command, inference
 from cotdistill_jax.inference import generation, lengths, selection, self_teaching
 from cotdistill_jax.inference.vocabulary import Vocabulary
 
@@ -69,4 +69,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

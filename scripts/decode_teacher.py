@@ -31,7 +31,7 @@ from typing import Any
 from absl import app, flags
 from tqdm import tqdm
 
-from cotdistill_jax import benchmarks, formats
+from cotdistill_jax import benchmarks, command, formats
 from cotdistill_jax.benchmarks import arith, files
 from cotdistill_jax.inference import prompts
 from cotdistill_jax.teacher import decoding
@@ -488,4 +488,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(app.run, main)

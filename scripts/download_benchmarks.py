@@ -11,6 +11,7 @@ import sys
 
 from absl import app, flags
 
+from cotdistill_jax import command
 from cotdistill_jax.benchmarks import download
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder to fill; made if missing.", required=True)
@@ -31,4 +32,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(app.run, main)

@@ -17,7 +17,7 @@ from typing import Any
 from absl import app, flags
 from tqdm import tqdm
 
-from cotdistill_jax import answers, teacher
+from cotdistill_jax import answers, command, teacher
 from cotdistill_jax.answers import labelling
 from cotdistill_jax.teacher import (
     formatted,
@@ -264,4 +264,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(app.run, main)

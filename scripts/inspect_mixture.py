@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 import tasks
+from cotdistill_jax import command
 from cotdistill_jax.inspection import mixture, terminal, web_page
 from cotdistill_jax.report import page
 
@@ -62,4 +63,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -10,6 +10,7 @@
 import argparse
 from collections.abc import Sequence
 
+from cotdistill_jax import command
 from cotdistill_jax.inference import verification
 
 
@@ -36,4 +37,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -8,7 +8,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from cotdistill_jax import alignment, files, teacher
+from cotdistill_jax import alignment, command, files, teacher
 from cotdistill_jax.report import alignment_links, pictures
 
 
@@ -42,4 +42,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -12,7 +12,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from cotdistill_jax import inference, teacher
+from cotdistill_jax import command, inference, teacher
 from cotdistill_jax.inference import prompts
 from cotdistill_jax.report import pictures
 from cotdistill_jax.teacher import TeacherRecord
@@ -95,4 +95,4 @@ def _prediction(flags: argparse.Namespace) -> inference.Prediction:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

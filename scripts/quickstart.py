@@ -14,7 +14,7 @@ import time
 
 from absl import app, flags
 
-from cotdistill_jax import benchmarks, checkpoints, inference
+from cotdistill_jax import benchmarks, checkpoints, command, inference
 from cotdistill_jax.benchmarks import arith
 
 _OUTPUT = flags.DEFINE_string("output_dir", "runs/quickstart", "Folder of all artefacts.")
@@ -145,4 +145,4 @@ def _accuracy_of(folder: pathlib.Path, prompt: str, steps: dict[str, int], numbe
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(app.run, main)

@@ -17,7 +17,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 import cotdistill_jax
-from cotdistill_jax import inference
+from cotdistill_jax import command, inference
 from cotdistill_jax.inference import (
     Prediction,
     results,
@@ -140,4 +140,4 @@ def _write_manifest(
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

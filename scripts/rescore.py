@@ -12,7 +12,7 @@ rule. A file of drawn samples is voted on. No prediction file is changed.
 import argparse
 from collections.abc import Sequence
 
-from cotdistill_jax import inference
+from cotdistill_jax import command, inference
 from cotdistill_jax.inference import Prediction, comparison, predictions, seed_transcripts, voting
 
 
@@ -94,4 +94,4 @@ def _print_comparisons(left: Sequence[Prediction], right: Sequence[Prediction]) 
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from cotdistill_jax import checkpoints, inference, teacher
+from cotdistill_jax import checkpoints, command, inference, teacher
 from cotdistill_jax.inference import prompts
 from cotdistill_jax.inspection import student
 from cotdistill_jax.report import predictions_table, run_files
@@ -68,4 +68,4 @@ def _score_file(
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -15,7 +15,7 @@ import glob
 import pathlib
 from collections.abc import Sequence
 
-from cotdistill_jax import files
+from cotdistill_jax import command, files
 from cotdistill_jax.report import checkpoint_choice, figures, trade_off
 from cotdistill_jax.report.run_files import Evaluation, read_run
 from cotdistill_jax.teacher.shards import write_json_atomically
@@ -83,4 +83,4 @@ def _read(names: Sequence[str], steps: str | None) -> list[Evaluation]:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -9,7 +9,7 @@ import pathlib
 
 from absl import app, flags
 
-from cotdistill_jax import benchmarks, corpus
+from cotdistill_jax import benchmarks, command, corpus
 from cotdistill_jax.corpus import vocabularies
 
 _OUTPUT = flags.DEFINE_string(
@@ -27,4 +27,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(app.run, main)

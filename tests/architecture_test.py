@@ -13,6 +13,7 @@ PACKAGE = ROOT / "cotdistill_jax"
 
 STAGES = (
     "files",
+    "command",
     "teacher",
     "answers",
     "benchmarks",
@@ -33,7 +34,16 @@ STAGES = (
     "inspection",
 )
 FRAMEWORKS = {"jax", "flax", "optax", "tensorflow", "seqio", "tensorflow_datasets"}
-NO_FRAMEWORK = ("files", "teacher", "answers", "benchmarks", "alignment", "formats", "report")
+NO_FRAMEWORK = (
+    "files",
+    "command",
+    "teacher",
+    "answers",
+    "benchmarks",
+    "alignment",
+    "formats",
+    "report",
+)
 NO_TENSORFLOW = ("network", "losses", "partitioning", "decoding", "checkpoints", "train/step")
 TENSORFLOW = {"tensorflow", "seqio", "tensorflow_datasets", "clu"}
 

@@ -20,6 +20,7 @@ import tensorstore as ts
 from flax import serialization, traverse_util
 
 from cotdistill_jax.checkpoints import stored
+from cotdistill_jax.files import names
 
 STATE = "state"
 _DESCRIPTION, _AGGREGATE, _MANIFEST = "_METADATA", "checkpoint", "manifest.ocdbt"
@@ -119,6 +120,7 @@ def write(folder: str, prefix: str, tree: Mapping[str, Any], step: int) -> None:
       tree: nested dict, `{"target", "state"}`, whose arrays are NumPy's or `StoredArray`s.
       step: N.
     """
+    names.refuse_pattern(str(pathlib.Path(folder).absolute()), "checkpoints")
     one_by_one = _OneByOne(deepcopy_host_arrays=False)
     registry = ocp.type_handlers.create_type_handler_registry(
         (stored.StoredArray, one_by_one),

@@ -8,7 +8,7 @@ from cotdistill_jax.files.content import (
     read_text,
     refuse_foreign_content,
 )
-from cotdistill_jax.files.names import expand_home, is_name
+from cotdistill_jax.files.names import expand_home, is_name, refuse_pattern
 from cotdistill_jax.files.vocabulary import open_vocabulary
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "read_json_lines",
     "read_text",
     "refuse_foreign_content",
+    "refuse_pattern",
 ]

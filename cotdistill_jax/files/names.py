@@ -31,3 +31,18 @@ def expand_home(argument: str) -> str:
     if home == "~":
         raise ValueError(f"{argument}: HOME is not set, so `~` names nothing; write the whole path")
     return found[1] + home + argument[found.end() :]
+
+
+def refuse_pattern(path: str, stage: str) -> None:
+    """Raises ValueError for a path in which Orbax would see a pattern, and so lose the arrays that it has written.
+
+    Args:
+        path: of a run folder that is to be written.
+        stage: first word of the message.
+    """
+    found = [char for char in "[]*?\\" if char in path] + ["a line break"] * ("\n" in path)
+    if found:
+        raise ValueError(
+            f"{stage}: the run folder {path!r} holds {' and '.join(found)}, which checkpoints are not written to safely: Orbax reads such "
+            "a path as a pattern. Choose a folder without them."
+        )

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import jax
 
-from cotdistill_jax import decoding, partitioning
+from cotdistill_jax import command, decoding, partitioning
 from cotdistill_jax.inference import (
     evaluation,
     generation,
@@ -161,4 +161,4 @@ def _shape(text: str) -> tuple[int, ...]:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

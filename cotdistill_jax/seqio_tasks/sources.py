@@ -32,7 +32,8 @@ class _DirectoryLoader(seqio.LazyTfdsLoader):
     def tfds_data_dir(self) -> str:
         """The TFDS data directory."""
         override = super().data_dir
-        return override or os.environ.get(DATA_DIR_VARIABLE) or str(tfds.core.constants.DATA_DIR)
+        said = override or os.environ.get(DATA_DIR_VARIABLE) or str(tfds.core.constants.DATA_DIR)
+        return os.path.expanduser(said)
 
     @property
     def data_dir(self) -> str:

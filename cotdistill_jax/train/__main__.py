@@ -12,6 +12,7 @@ import jax
 import seqio
 from absl import app, flags, logging
 
+from cotdistill_jax import command
 from cotdistill_jax.train import gin_config, loop, run_folder
 
 _FILES = flags.DEFINE_multi_string(
@@ -73,4 +74,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

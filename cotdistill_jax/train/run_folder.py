@@ -25,6 +25,7 @@ import jax
 from jax.sharding import Mesh
 
 import cotdistill_jax
+from cotdistill_jax import files
 from cotdistill_jax.features import LengthReport
 from cotdistill_jax.teacher.shards import write_json_atomically
 from cotdistill_jax.train import config_changes
@@ -59,9 +60,11 @@ def prepare(model_dir: str | os.PathLike[str]) -> pathlib.Path:
     """Returns the run folder, made where missing and seen to be writable.
 
     Raises:
+      ValueError: its name would be read as a pattern.
       OSError: it can't be made or written; the message names the folder and the reason.
     """
     folder = pathlib.Path(model_dir)
+    files.refuse_pattern(str(folder.absolute()), "train")
     probe = folder / f".writable-{uuid.uuid4().hex}"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,75 @@
+"""How every command starts and ends: `~` in its arguments, and one line for a mistake of its user.
+
+A mistake is what our code, or gin on behalf of a gin file, raises on purpose, and what the operating system says of a file. Everything
+else is a fault of ours, or of a library, and keeps its traceback.
+"""
+
+import linecache
+import os
+import pathlib
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from cotdistill_jax import files
+
+CHECKOUT = pathlib.Path(__file__).parents[1]
+_VARIABLES = ("COTDISTILL_DATA_DIR", "COTDISTILL_TFDS_DIR")
+_INTERRUPTED = 130
+
+
+def run(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> None:
+    """Calls a command's function and exits: 1 with one line on standard error for a user's mistake, 130 after Ctrl-C.
+
+    Args:
+        function: the command, such as `main`, or `absl.app.run` with the command as its argument.
+        *arguments: of the function.
+        **keywords: of the function.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that knows ASCII alone shows other characters as escapes.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        sys.argv[1:] = map(files.expand_home, sys.argv[1:])
+        for name in _VARIABLES:
+            if name in os.environ:
+                os.environ[name] = files.expand_home(os.environ[name])
+        function(*arguments, **keywords)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(_INTERRUPTED)
+    except BrokenPipeError:  # as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if not is_mistake(error):
+            raise
+        sys.exit(in_one_line(error))
+
+
+def is_mistake(error: Exception) -> bool:
+    """Returns whether an error is the user's to mend: raised on purpose by our code or by gin, or about a file."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return True
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    if not isinstance(error, ValueError | KeyError | OSError | TypeError | NameError | SyntaxError):
+        return False
+    path = pathlib.Path(last.filename)
+    if path.parent.name == "gin":
+        return True
+    ours = path.is_relative_to(CHECKOUT) and "site-packages" not in path.parts
+    line = linecache.getline(last.filename, last.lineno or 0)
+    return ours and line.lstrip().startswith("raise")
+
+
+def in_one_line(error: Exception) -> str:
+    """Returns an error's message as one line: `FileNotFoundError(2, "No such file", "a")` gives "No such file: a"."""
+    if isinstance(error, OSError) and error.filename is not None:
+        message = f"{error.strerror}: {error.filename}"
+    elif isinstance(error, KeyError) and error.args:
+        message = str(error.args[0])
+    else:
+        message = str(error)
+    return " ".join(message.split())
