@@ -34,9 +34,11 @@ _EXPONENT = re.compile(r"\^\s*\{\s*([+\-−]?[0-9]+)\s*\}")
 _ORDINAL = re.compile(
     r"\^\s*\{?\s*\\(?:text|mathrm|textrm)\{\s*(st|nd|rd|th)\s*\}\s*\}?|\^\{(st|nd|rd|th)\}"
 )
-_ROOT = re.compile(r"\\sqrt\s*(?:\[[^\[\]]*\])?\s*(?:\{[^{}]*\}|[0-9])")
+_ROOT = re.compile(r"(?:[0-9][0-9.,]{0,100}\s?)?\\sqrt\s*(?:\[[^\[\]]*\])?\s*(?:\{[^{}]*\}|[0-9])")
 _SUBSCRIPT = re.compile(r"_\s*\{[^{}]*\}|(?<![A-Za-z0-9_][A-Za-z])(?<=[A-Za-z])_[0-9]+")
-_SPECIAL = re.compile(r"[\\{}~]|[A-Za-z]_[0-9]")
+# A power of a unit in dollar signs of its own, a footnote of Markdown.
+_DOLLARED_POWER = re.compile(r"(?<=[A-Za-z])\$\^\{?[0-9]{1,9}\}?\$|\[\^[0-9]{1,9}\]")
+_SPECIAL = re.compile(r"[\\{}~]|\^[0-9]{1,9}[\]$]|[A-Za-z]_[0-9]")
 _MOST_NESTED_FRACTIONS = 4
 _COMMAND = re.compile(r"\\(?:[A-Za-z]+\*?|[(){}\[\],;:> ])")
 
@@ -45,6 +47,7 @@ def to_plain(text: str) -> str:
     r"""Returns the text without LaTeX: `to_plain(r"\boxed{\frac{3}{4}}")` is `" 3/4"`. Text without `\`, `{`, `~` or `x_1` is unchanged."""
     if not _SPECIAL.search(text):
         return text
+    text = _DOLLARED_POWER.sub(" ", text)
     text = _SPACED_DIGITS.sub(_THIN_SPACE, text)
     for written, plain in _SIMPLE.items():
         text = text.replace(written, plain)
@@ -73,9 +76,12 @@ def _fraction(match: re.Match[str]) -> str:
     if not (parts[0] and parts[1]):
         return before + " "
     places = max(len(part[3] or "") for part in parts if part)
+    if not (parts[1][2] + (parts[1][3] or "")).strip("0,"):
+        return f"{before} {parts[0][0].strip()} {parts[1][0].strip()} "
     numerator, denominator = (
         part[2].replace(",", "") + (part[3] or "").ljust(places, "0") for part in parts if part
     )
     negative = parts[0][1] != parts[1][1]
     space = " " if before.strip() else ""
-    return f"{before.rstrip()}{space}{'-' if negative else ''}{numerator}/{denominator}"
+    after = " " if match.string[match.end() : match.end() + 1].isdigit() else ""
+    return f"{before.rstrip()}{space}{'-' if negative else ''}{numerator}/{denominator}{after}"
