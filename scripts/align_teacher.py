@@ -38,6 +38,13 @@ _LABEL_RULE = flags.DEFINE_enum(
     "Answer rule for samples without a label, and for the teacher's accuracy.",
 )
 _WORKERS = flags.DEFINE_integer("workers", 1, "Processes on this machine.", lower_bound=1)
+_ALLOW_ONE_HOT_SHARE = flags.DEFINE_float(
+    "allow_one_hot_share",
+    None,
+    "Most pieces without a teacher's probabilities, in [0, 1]; more stop. Default: far above what the method gives on good data.",
+    lower_bound=0.0,
+    upper_bound=1.0,
+)
 _BEAM_OPTIONS = flags.DEFINE_string(
     "beam_options",
     None,
@@ -89,6 +96,7 @@ def main(argv: list[str]) -> None:
         _TOP_K.value,
         _CORRECT_ONLY.value,
         _LABEL_RULE.value,
+        _ALLOW_ONE_HOT_SHARE.value,
     )
     try:
         numbers = pipeline.start(job)

@@ -29,6 +29,14 @@ _ALIGNED_DIR = flags.DEFINE_string(
     "aligned_dir", None, "gsm8k_teacher: what scripts/align_teacher.py wrote."
 )
 
+_ALLOW_ONE_HOT_SHARE = flags.DEFINE_float(
+    "allow_one_hot_share",
+    None,
+    "gsm8k_teacher: most pieces without a teacher's probabilities, in [0, 1]; default: as align_teacher allowed.",
+    lower_bound=0.0,
+    upper_bound=1.0,
+)
+
 _FORMATTED_DIR = flags.DEFINE_string(
     "formatted_dir", None, "seed: the folder `formatted` that scripts/import_seed_data.py wrote."
 )
@@ -69,7 +77,13 @@ def _builders(data_dir: str | None) -> list["tfds.core.DatasetBuilder"]:  # noqa
     if _CORPUS.value == "gsm8k_teacher":
         from cotdistill_jax.corpus import gsm8k_teacher
 
-        return [gsm8k_teacher.Gsm8kTeacher(data_dir=data_dir, aligned_dir=_ALIGNED_DIR.value)]
+        return [
+            gsm8k_teacher.Gsm8kTeacher(
+                data_dir=data_dir,
+                aligned_dir=_ALIGNED_DIR.value,
+                allow_one_hot_share=_ALLOW_ONE_HOT_SHARE.value,
+            )
+        ]
     from cotdistill_jax.corpus import seed
 
     return [

@@ -7,6 +7,7 @@ and an Apache Beam runner write the same files; `finish` adds up the counts and 
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import json
@@ -20,11 +21,12 @@ from cotdistill_jax import answers, files
 from cotdistill_jax.alignment import corpus_records, quality
 from cotdistill_jax.alignment.aligner import DEFAULT_K, Aligner
 from cotdistill_jax.answers import labelling
-from cotdistill_jax.teacher import records, shards
+from cotdistill_jax.teacher import records, shards, spelling
 
 QUALITY_NAME = "quality.json"
 PAGE_NAME = "quality.html"
 DEFAULT_RULE = "last_number"
+_RECORDS_LOOKED_AT = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Job:
         k: candidates stored per piece.
         correct_only: leave out samples whose label is false.
         label_rule: name in `answers.RULES` of the rule that labels samples without a label and gives the teacher's accuracy.
+        allow_one_hot_share: most pieces without a teacher's distribution, in [0, 1]; None for the method's `quality.MOST_ONE_HOT`.
     """
 
     records: str
@@ -48,6 +51,7 @@ class Job:
     k: int = DEFAULT_K
     correct_only: bool = False
     label_rule: str = DEFAULT_RULE
+    allow_one_hot_share: float | None = None
 
 
 def start(job: Job) -> list[int]:
@@ -133,6 +137,8 @@ def finish(job: Job) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: a shard is still to do.
+        quality.PoorQualityError: most of the teacher's probabilities are lost; report and shards are written, the corpus is not
+            marked complete.
     """
     output = pathlib.Path(job.output)
     described, measured = [], quality.Quality()
@@ -143,12 +149,32 @@ def finish(job: Job) -> dict[str, Any]:
         counts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         measured.merge(counts["quality"])
         statistics.merge(counts["teacher"])
-    report = {**measured.report(), "teacher": statistics.report()}
+    report = {
+        **measured.report(),
+        "teacher": statistics.report(),
+        "tokens": _token_kinds(job.records),
+        "allowed_one_hot_share": job.allow_one_hot_share,
+    }
     shards.write_json_atomically(output / QUALITY_NAME, report)
     title = f"Alignment of {pathlib.Path(job.records).name} by {job.method}"
     (output / PAGE_NAME).write_text(quality.to_html(report, title), encoding="utf-8")
+    quality.check_one_hot(report, job.method, job.allow_one_hot_share, job.records)
     _write_manifest(job, described, measured.dropped, complete=True)
     return report
+
+
+def _token_kinds(folder: str) -> dict[str, int]:
+    """Returns how many of the first records have tokens that spell their text, or what else they have."""
+    found: collections.Counter[str] = collections.Counter()
+    batches = shards.read_batches(folder, records.LAYOUT, columns=["tokens", "text"], verify=False)
+    for batch in batches:
+        for tokens, text in zip(
+            *(batch.column(n).to_pylist() for n in ("tokens", "text")), strict=True
+        ):
+            found[spelling.kind(tokens, text) or "tokens that spell the text"] += 1
+        if found.total() >= _RECORDS_LOOKED_AT:
+            break
+    return dict(found)
 
 
 def _check_keys(folder: str) -> None:

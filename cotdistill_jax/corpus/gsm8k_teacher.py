@@ -7,6 +7,7 @@
 """
 
 import os
+import pathlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from cotdistill_jax import benchmarks, files
-from cotdistill_jax.alignment import corpus_records
+from cotdistill_jax.alignment import corpus_records, pipeline, quality
 from cotdistill_jax.corpus import schema, vocabularies
 from cotdistill_jax.teacher import shards
 
@@ -32,6 +33,7 @@ class Gsm8kTeacher(tfds.core.GeneratorBasedBuilder):
         *,
         aligned_dir: str | os.PathLike[str] | None = None,
         benchmark_dir: str | os.PathLike[str] | None = None,
+        allow_one_hot_share: float | None = None,
         **kwargs: Any,
     ) -> None:
         """Makes a builder.
@@ -39,10 +41,13 @@ class Gsm8kTeacher(tfds.core.GeneratorBasedBuilder):
         Args:
             aligned_dir: Folder of the aligned corpus; None reads the environment variable COTDISTILL_ALIGNED_DIR.
             benchmark_dir: Folder with the benchmark files; None reads the environment variable COTDISTILL_DATA_DIR.
+            allow_one_hot_share: Most pieces without a teacher's distribution, in [0, 1]; None for what was allowed at alignment, or the
+                method's `alignment.quality.MOST_ONE_HOT`.
             **kwargs: Those of every TFDS builder, such as `data_dir`.
         """
         self._aligned_dir = aligned_dir or os.environ.get(ALIGNED_DIR_VARIABLE)
         self._benchmark_dir = benchmark_dir
+        self._allow_one_hot_share = allow_one_hot_share
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -64,6 +69,14 @@ class Gsm8kTeacher(tfds.core.GeneratorBasedBuilder):
             raise ValueError(
                 f"corpus: {self._aligned_dir} stores {config['top_k']} candidates per piece, expected {schema.TOP_K}. Align the "
                 f"records with `scripts/align_teacher.py --top_k={schema.TOP_K}`."
+            )
+        report = pathlib.Path(self._aligned_dir, pipeline.QUALITY_NAME)
+        if report.exists():  # `align_teacher` writes one, the library's `write_corpus` does not
+            quality.check_one_hot(
+                files.read_json(report, "corpus"),
+                config["method"],
+                self._allow_one_hot_share,
+                os.fspath(self._aligned_dir),
             )
         self.info.metadata.update(
             vocabulary_sha256=config["vocabulary_sha256"],

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from cotdistill_jax import teacher
-from cotdistill_jax.alignment import corpus_records, pipeline
+from cotdistill_jax.alignment import corpus_records, pipeline, quality
 from cotdistill_jax.teacher import records, shards
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -239,3 +239,43 @@ def test_dtw_counts_rejections(tmp_path):
     assert report["samples"]["dropped"] == {"not_the_seeds_shape": 1}
     manifest = shards.read_manifest(tmp_path / "out", corpus_records.LAYOUT)
     assert manifest["counts"] == {"in": 2, "out": 1, "dropped": {"not_the_seeds_shape": 1}}
+
+
+@pytest.mark.parametrize(
+    ("tokens", "reason"),
+    [
+        (lambda text: [], "10 with no tokens"),
+        (lambda text: [f"token_id:{number}" for number in range(12)], "10 with token ids"),
+        (lambda text: ["Quite", " another", " text"], "10 with another text"),
+    ],
+)
+def test_records_whose_probabilities_are_lost_are_stopped_with_the_reason(tmp_path, tokens, reason):
+    folder, output = tmp_path / "records", tmp_path / "aligned"
+    with teacher.RecordWriter(folder) as writer:
+        for number in range(10):
+            record = make_record(number)
+            own = tuple(tokens(record.text))
+            rows = tuple(((token, 0.75),) for token in own)
+            writer.write(dataclasses.replace(record, tokens=own, top_k=rows))
+    job = pipeline.Job(str(folder), str(VOCABULARY), str(output))
+    with pytest.raises(quality.PoorQualityError, match=rf"100\.0% of .*{reason}.*--allow_one_hot"):
+        align_all(job)
+    assert json.loads((output / "quality.json").read_text())["all"]["one_hot"] == 1.0
+    with pytest.raises(shards.ShardError):
+        shards.check_complete(output, shards.read_manifest(output, corpus_records.LAYOUT))
+    report = align_all(dataclasses.replace(job, allow_one_hot_share=1.0))
+    assert report["allowed_one_hot_share"] == 1.0
+    shards.check_complete(output, shards.read_manifest(output, corpus_records.LAYOUT))
+
+
+def test_the_command_stops_in_one_line(tmp_path):
+    teacher.write_records(
+        tmp_path / "records", [dataclasses.replace(make_record(1), tokens=(), top_k=())]
+    )
+    done = run_script(tmp_path / "records", tmp_path / "aligned")
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("align: 100.0% of") and "--allow_one_hot_share" in last
+    assert "Traceback" not in done.stderr
+    allowed = run_script(tmp_path / "records", tmp_path / "aligned", "--allow_one_hot_share=1")
+    assert allowed.returncode == 0, allowed.stderr

@@ -1,0 +1,145 @@
+"""Every command answers a user's mistake in one line, without a traceback and without the noise of its libraries."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from cotdistill_jax import command
+
+ROOT = pathlib.Path(__file__).parents[1]
+GIN = ["--gin_file=gin/experiments/arith_quickstart.gin", "--gin_file=gin/runs/finetune.gin"]
+EVALUATE = ["--benchmarks=arith", "--prompt=zero_shot_cot", "--output_dir=out"]
+DECODE = ["--base_url=http://127.0.0.1:9/v1", "--model=m", "--output_dir=out", "--yes"]
+# Per command three mistakes: arguments, and what the last line names.
+MISTAKES: dict[str, list[tuple[list[str], str]]] = {
+    "-m cotdistill_jax.train": [
+        (["--gin_file=no.gin"], "no.gin"),
+        ([*GIN, "--gin.MODEL_DIRR='x'"], "MODEL_DIR"),
+        ([*GIN, "--gin.MODEL_DIR=runs/x"], "quotes"),
+    ],
+    "-m cotdistill_jax.inference": [
+        (["--checkpoint=no/run", *EVALUATE], "no/run"),
+        (["--checkpoint=no/run", "--benchmarks=gsm9k", *EVALUATE[1:]], "gsm9k"),
+        (["--checkpoint=no/run", "--prompt=zero", *EVALUATE[::2]], "zero"),
+    ],
+    "-m cotdistill_jax.report": [
+        (["--run=no/run"], "no/run"),
+        (["--rum=no/run"], "--run"),
+        ([], "--run"),
+    ],
+    "scripts/align_teacher.py": [
+        (["--records=no/records", "--vocab=v", "--output_dir=out"], "no/records"),
+        (["--records=r", "--vocab=v", "--output_dir=out", "--method=best"], "--method"),
+        (["--records=r", "--vocab=v"], "--output_dir"),
+    ],
+    "scripts/build_corpus.py": [
+        (["--corpus=gsm8k_gold", "--tfds_data_dir=out"], "COTDISTILL_DATA_DIR"),
+        (["--corpus=gsm9k"], "--corpus"),
+        (["--corpus=gsm8k_teacher", "--tfds_data_dir=out"], "aligned_dir"),
+    ],
+    "scripts/convert_checkpoint.py": [
+        (["--input=no/folder", "--output=out", "--to=ours"], "no/folder"),
+        (["--input=no/folder", "--output=out", "--to=theirs"], "--to"),
+        (["--output=out", "--to=ours"], "--input"),
+    ],
+    "scripts/decode_teacher.py": [
+        ([*DECODE, "--questions=no.jsonl"], "no.jsonl"),
+        ([*DECODE, "--benchmark=gsm9k"], "gsm9k"),
+        ([*DECODE], "--benchmark"),
+    ],
+    "scripts/decode_student.py": [
+        (["--checkpoint=no/run", "--output_dir=out"], "no/run"),
+        (["--checkpoint=no/run", "--output_dir=out", "--benchmark=gsm9k"], "gsm9k"),
+        (["--output_dir=out"], "--checkpoint"),
+    ],
+    "scripts/download_benchmarks.py": [
+        (["--data_dir=out", "--source_dir=no/folder"], "no/folder"),
+        (["--data_dir=out", "extra"], "extra"),
+        ([], "--data_dir"),
+    ],
+    "scripts/import_seed_data.py": [
+        (["--processed_data=no/folder", "--output_dir=out"], "no/folder"),
+        (["--transcript=no.txt", "--output_dir=out"], "no.txt"),
+        (["--processed_data=no/folder"], "--output_dir"),
+    ],
+    "scripts/inspect_mixture.py": [
+        (["--mixture=arith_al_v1"], "arith_all_v1"),
+        (["--mixture=arith_all_v1", "--inputs_length=5"], "--targets_length"),
+        ([], "--mixture"),
+    ],
+    "scripts/plan_run.py": [
+        (["--gin_file=no.gin"], "no.gin"),
+        (["--gin_file=gin/experiments/gsm8k_teacher_xl.gin", "--mesh=fsdp=x"], "mesh"),
+        ([], "--gin_file"),
+    ],
+    "scripts/rescore.py": [
+        (["--predictions=no.jsonl"], "no.jsonl"),
+        (["--prediction=no.jsonl", "--rule=x"], "--pre"),
+        ([], "--predictions"),
+    ],
+    "scripts/watch_run.py": [
+        (["--run=no/run"], "no/run"),
+        (["--rum=no/run"], "--run"),
+        ([], "--run"),
+    ],
+}
+
+
+def call(name, arguments, folder, **environment):
+    """The command as a process, without what scripts/environment.sh sets."""
+    kept = ("PATH", "HOME", "LD_LIBRARY_PATH")
+    env = {key: os.environ[key] for key in kept if key in os.environ}
+    program = name.split() if name.startswith("-m") else [str(ROOT / name)]
+    return subprocess.run(
+        [sys.executable, *program, *arguments],
+        cwd=folder,
+        env={**env, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_answered_in_one_line(name, tmp_path):
+    for arguments, named in MISTAKES[name]:
+        done = call(name, arguments, tmp_path)
+        said = done.stderr.strip().splitlines()
+        where = f"{name} {arguments}: {done.stderr[-2000:]}"
+        assert done.returncode not in (0, None), where
+        assert "Traceback" not in done.stderr, where
+        assert said and any(named in line for line in said[-2:]), where
+
+
+@pytest.mark.slow
+def test_an_ascii_terminal_shows_other_characters_as_escapes(tmp_path):
+    (tmp_path / "ü.jsonl").mkdir()
+    arguments = ["--predictions=ü.jsonl"]
+    done = call("scripts/rescore.py", arguments, tmp_path, LANG="C", PYTHONIOENCODING="ascii")
+    assert "UnicodeEncodeError" not in done.stderr
+    assert done.returncode == 1
+
+
+def raise_in(source, **names):
+    """What `command.run` makes of code that raises, as if it stood in a file of the project or elsewhere."""
+    path = names.pop("path")
+    path.write_text(source)
+    exec(compile(source, str(path), "exec"), names)
+
+
+def test_what_our_code_raises_on_purpose_is_one_line_and_a_bug_keeps_its_traceback(capsys):
+    from cotdistill_jax import answers
+
+    with pytest.raises(SystemExit) as ended:
+        command.run(lambda: answers.extract("1", "no_rule"))
+    assert str(ended.value).startswith("answers: unknown rule 'no_rule'")
+    for bug in (lambda: {}["key"], lambda: int("x"), lambda: [][0], lambda: len(5)):
+        with pytest.raises((KeyError, ValueError, IndexError, TypeError)):
+            command.run(bug)
+    with pytest.raises(SystemExit) as ended:
+        command.run(lambda: open("no/such/file"))
+    assert ended.value.code == "No such file or directory: no/such/file"
