@@ -14,12 +14,9 @@ def _keep_compiled_code_somewhere() -> None:
 
     if "NUMBA_CACHE_DIR" in os.environ:
         return
-    beside, at_home = pathlib.Path(__file__).parent / "__pycache__", pathlib.Path("~/.cache/numba")
-    try:
-        places = (beside, at_home.expanduser())
-    except RuntimeError:  # no home
-        places = (beside,)
-    for place in places:
+    beside = pathlib.Path(__file__).parent / "__pycache__"
+    at_home = pathlib.Path(os.path.expanduser("~/.cache/numba")).absolute()
+    for place in (beside, at_home):
         existing = next(path for path in (place, *place.parents) if path.exists())
         if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
             return

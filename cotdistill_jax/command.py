@@ -4,10 +4,12 @@ A mistake is what our code, or gin on behalf of a gin file, raises on purpose, a
 else is a fault of ours, or of a library, and keeps its traceback.
 """
 
+import importlib
 import linecache
 import os
 import pathlib
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +19,29 @@ from cotdistill_jax import files
 CHECKOUT = pathlib.Path(__file__).parents[1]
 _VARIABLES = ("COTDISTILL_DATA_DIR", "COTDISTILL_TFDS_DIR")
 _INTERRUPTED = 130
+
+
+def import_quietly(name: str) -> None:
+    """Imports a package whose compiled code writes to standard error while it is imported, as TensorFlow does; a failure says it all.
+
+    Args:
+        name: of the package.
+    """
+    os.environ.setdefault(
+        "TF_CPP_MIN_LOG_LEVEL", "3"
+    )  # no word about GPUs that TensorFlow does not find
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            importlib.import_module(name)
+        except BaseException:
+            said.seek(0)
+            os.write(kept, said.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def run(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> None:

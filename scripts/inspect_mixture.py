@@ -11,10 +11,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from cotdistill_jax import command
+
+command.import_quietly("tensorflow")
+
 from rich.console import Console
 
 import tasks
-from cotdistill_jax import command
 from cotdistill_jax.inspection import mixture, terminal, web_page
 from cotdistill_jax.report import page
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from absl import app, flags
 
+from cotdistill_jax import command
+
 if TYPE_CHECKING:
     from cotdistill_jax.train.planning import Needs
 
@@ -123,4 +125,8 @@ if __name__ == "__main__":
             if argument.startswith("--gin.")
         )
     ]
-    app.run(main, argv=[argument for argument in sys.argv if not argument.startswith("--gin.")])
+    command.run(
+        app.run,
+        main,
+        argv=[argument for argument in sys.argv if not argument.startswith("--gin.")],
+    )

@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 
 from cotdistill_jax.inspection import effective, examples, layout, leakage
+from cotdistill_jax.train import data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +57,7 @@ def inspect(
         ValueError: unknown name, or nothing fits the lengths.
         FileNotFoundError: the corpus is not built.
     """
+    data.check_registered(name)
     shares = effective.measure(name, split, lengths, max_examples, seed)
     if lengths is None:
         reports = [task.lengths for task in shares.tasks]

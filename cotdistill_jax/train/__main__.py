@@ -7,12 +7,15 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from cotdistill_jax import command
+
+command.import_quietly("tensorflow")
+
 import gin
 import jax
 import seqio
 from absl import app, flags, logging
 
-from cotdistill_jax import command
 from cotdistill_jax.train import gin_config, loop, run_folder
 
 _FILES = flags.DEFINE_multi_string(

@@ -75,7 +75,7 @@ def check_registered(name: str) -> None:
         return
     close = difflib.get_close_matches(name, known, n=6, cutoff=0.4) or known
     raise ValueError(
-        f"train: unknown task or mixture {name!r}; expected one of {', '.join(close)} "
+        f"unknown task or mixture {name!r}; expected one of {', '.join(close)} "
         '(all: python -c "import tasks, seqio; print(seqio.MixtureRegistry.names(), seqio.TaskRegistry.names())")'
     )
 

@@ -5,6 +5,7 @@
 --gin.NAME=VALUE               one binding after all files
 """
 
+import contextlib
 import difflib
 import importlib.util  # noqa: F401  (gin 0.5.0 uses it without importing it)
 import io
@@ -14,6 +15,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 import gin
+from gin import config_parser
 
 import cotdistill_jax
 from cotdistill_jax import files
@@ -40,8 +42,29 @@ def split_bindings(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         name, equals, value = argument.removeprefix("--gin.").partition("=")
         if not equals:
             raise ValueError(f"gin: {argument!r} has no value; write --gin.NAME=VALUE")
+        _check_value(name, value)
         bindings.append(f"{name} = {value}")
     return bindings, others
+
+
+class _AnyReference(config_parser.ParserDelegate):
+    """Takes every reference and macro as they are: only the form of a value is of interest."""
+
+    def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> str:
+        return scoped_configurable_name
+
+    def macro(self, macro_name: str) -> str:
+        return macro_name
+
+
+def _check_value(name: str, value: str) -> None:
+    """Raises ValueError where a binding's value is no Python literal, `%macro` or `@reference`, as where a text lost its quotes."""
+    try:
+        list(config_parser.ConfigParser(f"x = {value}", _AnyReference()))
+    except SyntaxError as error:
+        raise ValueError(
+            f"gin: --gin.{name}={value} is no value that gin reads. A text needs quotes that the shell leaves: --gin.{name}='\"{value}\"'"
+        ) from error
 
 
 def parse(
@@ -63,9 +86,27 @@ def parse(
                 f"gin: no file {file} in any of {paths}; give --gin_search_paths"
             )
     _check_macros(gin_files, bindings, paths)
-    if _read_gin_file not in [reader for reader, _ in gin.config._FILE_READERS]:
-        gin.config._FILE_READERS.insert(0, (_read_gin_file, os.path.isfile))
-    gin.parse_config_files_and_bindings(list(gin_files), list(bindings))
+    # Gin's own readers keep byte order marks, and log every folder in which a file is not.
+    readers, gin.config._FILE_READERS = gin.config._FILE_READERS, [(_read_gin_file, os.path.isfile)]
+    try:
+        gin.parse_config_files_and_bindings(list(gin_files), list(bindings))
+    finally:
+        gin.config._FILE_READERS = readers
+    _check_warmup()
+
+
+def _check_warmup() -> None:
+    """Raises ValueError where a run would end before its learning rate has warmed up; macros that are not bound say nothing."""
+    bound = {}
+    for name in ("TRAIN_STEPS", "WARMUP_STEPS"):
+        with contextlib.suppress(ValueError):
+            bound[name] = gin.query_parameter(f"{name}/macro.value")
+    steps, warmup = (bound.get(name) for name in ("TRAIN_STEPS", "WARMUP_STEPS"))
+    if isinstance(steps, int) and isinstance(warmup, int) and steps < warmup:
+        raise ValueError(
+            f"gin: TRAIN_STEPS = {steps} is below WARMUP_STEPS = {warmup}: the run would end before its learning rate is reached. "
+            f"Give --gin.WARMUP_STEPS={steps // 10} or more steps."
+        )
 
 
 def _read_gin_file(path: str) -> io.StringIO:
