@@ -44,6 +44,7 @@ class Teacher(http.server.ThreadingHTTPServer):
         self.refused = ""
         self.status = 400
         self.requests = []
+        self.keys = []
         self.num_delivered = collections.Counter()
         self.lock = threading.Lock()
 
@@ -63,6 +64,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         time.sleep(self.server.delay)
         with self.server.lock:
             self.server.requests.append(body)
+            self.server.keys.append(self.headers["Authorization"])
             first = self.server.num_delivered[question]
             if question != self.server.refused:
                 self.server.num_delivered[question] += body["n"]
@@ -314,6 +316,23 @@ def test_the_key_is_refused_where_it_would_be_written(server, tmp_path):
     assert KEY not in stdout + stderr
     assert server.requests == []
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("around", ["{}\r", " {}\n", "\ufeff{}", "{}\u200b", "\u00a0{}\t"])
+def test_a_key_loses_the_invisible_characters_around_it(server, tmp_path, around):
+    flags = ("--limit=1", "--yes", f"--api_key={around.format(KEY)}")
+    status, _, stderr = finish(start(server, tmp_path, *ARITH, *flags))
+    assert status == 0, stderr
+    assert server.keys == [f"Bearer {KEY}"]
+
+
+@pytest.mark.parametrize("wrong", [f"'{KEY}'", f"{KEY[:5]}\u200b{KEY[5:]}", f"{KEY[:5]} {KEY[5:]}"])
+def test_a_key_with_other_characters_inside_is_refused_without_showing_it(server, tmp_path, wrong):
+    flags = ("--limit=1", "--yes", f"--api_key={wrong}")
+    status, stdout, stderr = finish(start(server, tmp_path / "out", *ARITH, *flags))
+    assert status == 1
+    assert "the key in --api_key holds" in stderr and KEY not in stdout + stderr
+    assert server.requests == []
 
 
 @pytest.mark.real_data

@@ -206,8 +206,9 @@ class Endpoint:
     async def _create_limited(self, arguments: dict[str, Any], max_tokens: int) -> Any:
         """Sends a request; an endpoint that wants the limit under the other of its two names gets it so from then on."""
         field, other = self._max_tokens_field, _FIELDS_OF_MAX_TOKENS[1]
+        body = {**arguments["extra_body"], field: max_tokens}
         try:
-            return await self._create(**arguments, **{field: max_tokens})
+            return await self._create(**{**arguments, "extra_body": body})
         except openai.BadRequestError as error:
             if field == other or other not in str(error):
                 raise

@@ -179,6 +179,37 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def answer_error_in_200(self, body):
         self.send(200, '{"error": {"message": "upstream failed"}}')
 
+    def answer_broken_off(self, body):
+        changes = {"finish_reason": "error", "text": "\nIt", "message": {"content": "\nIt"}}
+        self.answer([{**choice, **changes} for choice in self.choices(body, body["n"])])
+
+    def answer_token_ids(self, body):
+        choices = self.choices(body, body["n"])
+        for choice in choices:
+            names = [f"token_id:{number}" for number in range(len(TOKENS))]
+            tops = [{name: -0.5, "token_id:9": -1.5} for name in names]
+            choice["logprobs"] |= {"tokens": names, "top_logprobs": tops}
+        self.answer(choices)
+
+    def answer_no_numbers(self, body):
+        choices = self.choices(body, body["n"])
+        for choice in choices:
+            nothing = [None] * len(TOKENS)
+            tops = [{token: None, "?": None} for token in TOKENS]
+            choice["logprobs"] |= {"token_logprobs": nothing, "top_logprobs": tops}
+        self.answer(choices)
+
+    def answer_filtered(self, body):
+        self.send_error_object(400, "the content management policy", code="content_filter")
+
+    def answer_max_completion_tokens(self, body):
+        if "max_tokens" in body:
+            self.send_error_object(
+                400, "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
+            )
+        else:
+            self.answer_well(body)
+
     def answer_no_choices(self, body):
         self.answer([])
 

@@ -127,6 +127,7 @@ def test_text_only_asks_for_no_log_probabilities(tmp_path, server):
         ("html", 1),
         ("error_in_200", 1),
         ("no_choices", 1),
+        ("broken_off", 1),
         ("slowly", 1),
     ],
 )
@@ -228,6 +229,47 @@ def test_what_is_wrong_with_all_requests_costs_one(tmp_path, server, fault, reas
     assert manifest(tmp_path)["complete"] is False
     paid = {"prompt_tokens": 7, "completion_tokens": 15} if fault == "without_logprobs" else {}
     assert {name: totals[name] for name in totals if name.endswith("_tokens")} == paid
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason", "message"),
+    [
+        ("token_ids", "tokens_do_not_spell_text", "token ids.*return-tokens-as-token-ids"),
+        ("no_numbers", "no_log_probabilities", "5 of 5 tokens"),
+    ],
+)
+def test_a_first_answer_that_would_lose_the_probabilities_ends_the_run(
+    tmp_path, server, fault, reason, message
+):
+    server.faults.extend([fault] * 50)
+    run, totals = decode(tmp_path, server, questions(20))
+    assert (run.stopped, len(server.requests)) == (reason, 1)
+    assert re.search(message, run.message)
+    assert totals["completion_tokens"] == 15
+    # Later answers of that kind are kept, as they are paid for, and counted.
+    server.faults.clear()
+    server.faults.extend(["well", fault])
+    run, totals = decode(tmp_path, server, questions(3))
+    assert run.stopped is None and totals["samples"] == 9
+    lost = "samples_with_other_tokens" if fault == "token_ids" else "tokens_without_probabilities"
+    assert totals[lost] == (3 if fault == "token_ids" else 15)
+    assert "5 tokens spell 100% of the text" in run.first_answer
+
+
+def test_a_content_filter_costs_its_question_and_nothing_else(tmp_path, server):
+    server.broken["Q: 1?\nA:"] = "filtered"
+    run, _ = decode(tmp_path, server, questions(3))
+    assert run.stopped is None
+    assert manifest(tmp_path)["counts"]["dropped"] == {"content_filter": 3}
+
+
+def test_an_endpoint_that_wants_max_completion_tokens_gets_them(tmp_path, server):
+    server.faults.extend(["max_completion_tokens"] * 9)
+    run, totals = decode(tmp_path, server, questions(3), concurrency=1)
+    assert run.stopped is None and totals["samples"] == 9
+    fields = ["max_tokens" if "max_tokens" in r else "completion" for r in server.requests]
+    assert fields == ["max_tokens", "completion", "completion", "completion"]
+    assert {r["max_completion_tokens"] for r in server.requests[1:]} == {10}
 
 
 def test_too_few_candidates_are_refused_at_once(tmp_path, server):
