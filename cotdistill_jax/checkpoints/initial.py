@@ -12,7 +12,7 @@ from typing import Any
 
 from flax import traverse_util
 
-from cotdistill_jax import network
+from cotdistill_jax import files, network
 from cotdistill_jax.checkpoints import conversion, t5x_legacy, train_state
 from cotdistill_jax.teacher.shards import file_sha256
 
@@ -35,7 +35,7 @@ def read(
       FileNotFoundError: nothing of the kind is there.
       ValueError: it holds another network or vocabulary; the message lists what differs.
     """
-    weights = conversion.load(path)
+    weights = conversion.load(files.expand_home(path))  # a gin file may say `~`
     found, expected = dataclasses.asdict(weights.config), dataclasses.asdict(config)
     faults = [
         f"{name} is {found[name]}, this run has {expected[name]}"

@@ -63,7 +63,7 @@ def prepare(model_dir: str | os.PathLike[str]) -> pathlib.Path:
       ValueError: its name would be read as a pattern.
       OSError: it can't be made or written; the message names the folder and the reason.
     """
-    folder = pathlib.Path(model_dir)
+    folder = pathlib.Path(files.expand_home(os.fspath(model_dir)))  # a gin file may say `~`
     files.refuse_pattern(str(folder.absolute()), "train")
     probe = folder / f".writable-{uuid.uuid4().hex}"
     try:
