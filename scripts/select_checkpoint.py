@@ -12,10 +12,11 @@ elsewhere); the plot shows test sets.
 import argparse
 import functools
 import glob
+import os
 import pathlib
 from collections.abc import Sequence
 
-from cotdistill_jax import command, files
+from cotdistill_jax import command
 from cotdistill_jax.report import checkpoint_choice, figures, trade_off
 from cotdistill_jax.report.run_files import Evaluation, read_run
 from cotdistill_jax.teacher.shards import write_json_atomically
@@ -63,7 +64,7 @@ def _read(names: Sequence[str], steps: str | None) -> list[Evaluation]:
     folders = [
         path
         for name in names
-        for path in ([name] if files.is_name(name) else sorted(glob.glob(name)))
+        for path in ([name] if os.path.exists(name) else sorted(glob.glob(name)))
     ]
     if not folders:
         raise FileNotFoundError(f"select_checkpoint: no folder matches --results {' '.join(names)}")
