@@ -12,6 +12,7 @@ import io
 import os
 import pathlib
 import re
+import sys
 from collections.abc import Iterable, Sequence
 
 import gin
@@ -96,17 +97,20 @@ def parse(
 
 
 def _check_warmup() -> None:
-    """Raises ValueError where a run would end before its learning rate has warmed up; macros that are not bound say nothing."""
+    """Raises ValueError where the learning rate has no steps left to fall after its warm-up; says so where it need not fall."""
     bound = {}
-    for name in ("TRAIN_STEPS", "WARMUP_STEPS"):
+    for name in ("TRAIN_STEPS", "WARMUP_STEPS", "LEARNING_RATE_SCHEDULE"):
         with contextlib.suppress(ValueError):
             bound[name] = gin.query_parameter(f"{name}/macro.value")
     steps, warmup = (bound.get(name) for name in ("TRAIN_STEPS", "WARMUP_STEPS"))
     if isinstance(steps, int) and isinstance(warmup, int) and steps < warmup:
-        raise ValueError(
+        said = (
             f"gin: TRAIN_STEPS = {steps} is below WARMUP_STEPS = {warmup}: the run would end before its learning rate is reached. "
             f"Give --gin.WARMUP_STEPS={steps // 10} or more steps."
         )
+        if "cosine" in str(bound.get("LEARNING_RATE_SCHEDULE")):
+            raise ValueError(said)
+        print(said, file=sys.stderr)
 
 
 def _read_gin_file(path: str) -> io.StringIO:

@@ -46,8 +46,13 @@ def test_values_are_taken_as_they_are(value):
     assert gin_config.split_bindings([f"--gin.NAME={value}"]) == ([f"NAME = {value}"], [])
 
 
-def test_a_run_that_ends_before_its_warm_up_is_refused(tmp_path):
+def test_a_run_that_ends_before_its_warm_up_is_refused_where_its_rate_must_fall(tmp_path, capsys):
     path = leaf(tmp_path, LEAF.encode())
     gin_config.parse(path, ["TRAIN_STEPS = 10"])
+    assert capsys.readouterr().err == ""
+    gin_config.parse(path, ["TRAIN_STEPS = 9"])
+    assert "TRAIN_STEPS = 9 is below WARMUP_STEPS = 10" in capsys.readouterr().err
+    falling = f"include 'gin/schedules/cosine.gin'\nLEARNING_RATE = 1.0\n{LEAF}"
+    path = leaf(tmp_path, falling.encode())
     with pytest.raises(ValueError, match="TRAIN_STEPS = 9 is below WARMUP_STEPS = 10"):
         gin_config.parse(path, ["TRAIN_STEPS = 9"])
