@@ -26,9 +26,13 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+    command.import_quietly("tensorflow")
     from cotdistill_jax import features
+    from cotdistill_jax.train import data
 
     importlib.import_module(_IMPORT.value)
+    for name in _TASKS.value:
+        data.check_registered(name)
     for name in _TASKS.value:
         try:
             counts = features.write_cache(name, _CACHE_DIR.value, _NUM_SHARDS.value)

@@ -82,6 +82,46 @@ MISTAKES: dict[str, list[tuple[list[str], str]]] = {
         (["--predictions=no.jsonl", "--rule=x"], "--rule"),
         ([], "--predictions"),
     ],
+    "scripts/cache_tasks.py": [
+        (["--tasks=arith_zero_shot_co_v1", "--cache_dir=out"], "arith_zero_shot_co_v1"),
+        (["--cache_dir=out"], "--tasks"),
+        (["--tasks=arith_zero_shot_cot_v1"], "--cache_dir"),
+    ],
+    "scripts/label_samples.py": [
+        (["--predictions=no.jsonl", "--output_dir=out"], "no.jsonl"),
+        (["--predictions=no.jsonl"], "--output_dir"),
+        (["--predictions=no.jsonl", "--output_dir=out", "--extra"], "--extra"),
+    ],
+    "scripts/plot_alignment.py": [
+        (["--records=no/records", "--vocab=v", "--output=o.svg"], "no/records"),
+        (["--records=r", "--vocab=v", "--output=o.svg", "--method=best"], "--method"),
+        (["--records=r", "--vocab=v"], "--output"),
+    ],
+    "scripts/plot_token_probs.py": [
+        (["--theme=pink", "--output=o.svg"], "--theme"),
+        ([], "--output"),
+        (["--records=r", "--output=o.svg", "--extra"], "--extra"),
+    ],
+    "scripts/rerank.py": [
+        (["--verifier=no/run", "--predictions=no.jsonl", "--output_dir=out"], "no"),
+        (["--predictions=no.jsonl", "--output_dir=out"], "--verifier"),
+        (["--verifier=no/run", "--predictions=p", "--output_dir=out", "--extra"], "--extra"),
+    ],
+    "scripts/score_predictions.py": [
+        (["--run=no/run"], "no/run"),
+        ([], "--run"),
+        (["--run=no/run", "--extra"], "--extra"),
+    ],
+    "scripts/select_checkpoint.py": [
+        (["--results=no/results", "--output_dir=out"], "no/results"),
+        (["--output_dir=out"], "--results"),
+        (["--results=no/results", "--output_dir=out", "--extra"], "--extra"),
+    ],
+    "scripts/train_arith_vocab.py": [
+        (["--extra"], "extra"),
+        (["extra"], "extra"),
+        (["--num_examples=many"], "num_examples"),
+    ],
     "scripts/watch_run.py": [
         (["--run=no/run"], "no/run"),
         (["--rum=no/run"], "--run"),
