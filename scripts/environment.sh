@@ -32,7 +32,7 @@ fi
 # shellcheck disable=SC1091
 source "$_venv/bin/activate"
 export PYTHONPATH="$_root${PYTHONPATH:+:$PYTHONPATH}"  # tasks/ and gin/ are used from the checkout
-export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-2}"
+export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-3}"
 # Huge pages for the arrays of a step, kept between steps: 1.45 times the quickstart's steps per second on 2 CPU cores. glibc
 # reads it when a process starts; other C libraries ignore it.
 export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=4294967296}"
