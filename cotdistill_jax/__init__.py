@@ -3,6 +3,14 @@
 __version__ = "0.1.0"
 
 
+def _have_a_home() -> None:
+    """Names `/` as the home folder of a user without one, as containers do, where libraries would make a folder called `~`."""
+    import os
+
+    if os.path.expanduser("~") == "~":
+        os.environ["HOME"] = "/"
+
+
 def _keep_compiled_code_somewhere() -> None:
     """Names a folder for Numba's compiled code where neither the code's own folder nor the user's home can be written.
 
@@ -15,7 +23,7 @@ def _keep_compiled_code_somewhere() -> None:
     if "NUMBA_CACHE_DIR" in os.environ:
         return
     beside = pathlib.Path(__file__).parent / "__pycache__"
-    at_home = pathlib.Path(os.path.expanduser("~/.cache/numba")).absolute()
+    at_home = pathlib.Path(os.path.expanduser("~/.cache/numba"))
     for place in (beside, at_home):
         existing = next(path for path in (place, *place.parents) if path.exists())
         if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
@@ -27,4 +35,5 @@ def _keep_compiled_code_somewhere() -> None:
     os.environ["NUMBA_CACHE_DIR"] = str(folder)
 
 
+_have_a_home()
 _keep_compiled_code_somewhere()

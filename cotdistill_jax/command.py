@@ -17,7 +17,6 @@ from typing import Any
 from cotdistill_jax import files
 
 CHECKOUT = pathlib.Path(__file__).parents[1]
-_VARIABLES = ("COTDISTILL_DATA_DIR", "COTDISTILL_TFDS_DIR")
 _INTERRUPTED = 130
 
 
@@ -58,9 +57,9 @@ def run(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         sys.argv[1:] = map(files.expand_home, sys.argv[1:])
-        for name in _VARIABLES:
-            if name in os.environ:
-                os.environ[name] = files.expand_home(os.environ[name])
+        for name, value in os.environ.items():
+            if name.startswith("COTDISTILL_"):
+                os.environ[name] = files.expand_home(value)
         function(*arguments, **keywords)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

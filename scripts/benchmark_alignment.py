@@ -23,7 +23,7 @@ import sentencepiece
 from absl import app, flags
 from rapidfuzz.distance import Levenshtein
 
-from cotdistill_jax import alignment, teacher
+from cotdistill_jax import alignment, command, teacher
 from cotdistill_jax.teacher import records, shards
 
 DATA_DIR = flags.DEFINE_string(
@@ -208,4 +208,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(app.run, main)

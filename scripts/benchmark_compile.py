@@ -12,7 +12,7 @@ import jax
 import optax
 from absl import app, flags
 
-from cotdistill_jax import losses, network, partitioning
+from cotdistill_jax import command, losses, network, partitioning
 from cotdistill_jax.train import planning, step
 
 _LAYERS = flags.DEFINE_integer("num_layers", 24, "Layers of the encoder, and of the decoder.")
@@ -72,4 +72,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(app.run, main)

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 from flax import traverse_util
 
-from cotdistill_jax import network
+from cotdistill_jax import command, network
 from cotdistill_jax.checkpoints import huggingface, stored
 
 # Width, heads, feed-forward width, layers of each stack.
@@ -100,4 +100,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

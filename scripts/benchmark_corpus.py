@@ -20,7 +20,7 @@ import time
 from absl import app, flags
 from tqdm import tqdm
 
-from cotdistill_jax import teacher
+from cotdistill_jax import command, teacher
 from cotdistill_jax.teacher import records, shards
 
 DATA_DIR = flags.DEFINE_string(
@@ -154,4 +154,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(app.run, main)

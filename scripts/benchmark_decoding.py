@@ -27,7 +27,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cotdistill_jax import checkpoints, decoding, inference, network
+from cotdistill_jax import checkpoints, command, decoding, inference, network
 from cotdistill_jax.checkpoints import huggingface
 from cotdistill_jax.inference import lengths, selection
 from cotdistill_jax.inference.vocabulary import Vocabulary
@@ -272,4 +272,4 @@ def _print(
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from absl import app, flags
 
-from cotdistill_jax import losses
+from cotdistill_jax import command, losses
 
 _VOCAB = flags.DEFINE_integer("vocab", 32_128, "V.")
 _WIDTH = flags.DEFINE_integer("width", 512, "D, width of the hidden states.")
@@ -96,4 +96,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(app.run, main)

@@ -39,7 +39,7 @@ import seqio
 import tensorflow as tf
 from absl import app, flags
 
-from cotdistill_jax import features, losses, network, partitioning
+from cotdistill_jax import command, features, losses, network, partitioning
 from cotdistill_jax.seqio_tasks import seed_batches
 from cotdistill_jax.seqio_tasks.blocks import in_blocks
 from cotdistill_jax.train import data, step
@@ -313,4 +313,4 @@ def rate(turns: list[Turn]) -> float:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(app.run, main)

@@ -14,6 +14,8 @@ import time
 import seqio
 from absl import app, flags
 
+from cotdistill_jax import command
+
 _MIXTURE = flags.DEFINE_string("mixture", None, "Registered task or mixture.", required=True)
 _INPUTS = flags.DEFINE_integer("inputs", 1024, "Encoder positions of a row.")
 _TARGETS = flags.DEFINE_integer("targets", 256, "Decoder positions of a row.")
@@ -60,4 +62,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(app.run, main)

@@ -25,7 +25,7 @@ import optax
 import peers
 from absl import app, flags
 
-from cotdistill_jax import losses, network, partitioning
+from cotdistill_jax import command, losses, network, partitioning
 from cotdistill_jax.train import step
 
 _BATCH = flags.DEFINE_integer("batch_size", 8, "B.")
@@ -212,4 +212,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(app.run, main)

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from absl import app, flags
 
-from cotdistill_jax import losses, network, partitioning
+from cotdistill_jax import command, losses, network, partitioning
 from cotdistill_jax.train import planning, step
 
 _LAYERS = flags.DEFINE_integer("num_layers", 8, "Layers of the encoder, and of the decoder.")
@@ -120,4 +120,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(app.run, main)

@@ -14,7 +14,7 @@ import time
 
 from absl import app, flags
 
-from cotdistill_jax import benchmarks, checkpoints, command, inference
+from cotdistill_jax import benchmarks, checkpoints, command, files, inference
 from cotdistill_jax.benchmarks import arith
 
 _OUTPUT = flags.DEFINE_string("output_dir", "runs/quickstart", "Folder of all artefacts.")
@@ -38,9 +38,10 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
     start = time.monotonic()
-    output = pathlib.Path(_OUTPUT.value)
+    output = pathlib.Path(_OUTPUT.value).absolute()
     corpora, run, evaluation = output / "corpora", output / "run", output / "evaluation"
-    os.environ["COTDISTILL_TFDS_DIR"] = os.fspath(corpora.absolute())
+    files.refuse_pattern(os.fspath(run), "quickstart", "run folder", "Orbax")
+    os.environ["COTDISTILL_TFDS_DIR"] = os.fspath(corpora)
 
     _command(
         "1 of 4: the corpus",
@@ -53,7 +54,7 @@ def main(argv: list[str]) -> None:
         *("-m", "cotdistill_jax.train"),
         "--gin_file=gin/experiments/arith_quickstart.gin",
         "--gin_file=gin/runs/finetune.gin",
-        f'--gin.MODEL_DIR="{run}"',
+        f"--gin.MODEL_DIR={os.fspath(run)!r}",
         *(f"--gin.{binding}" for binding in _BINDINGS.value),
     )
     steps_done = checkpoints.list_steps(run)

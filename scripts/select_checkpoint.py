@@ -11,12 +11,10 @@ elsewhere); the plot shows test sets.
 
 import argparse
 import functools
-import glob
-import os
 import pathlib
 from collections.abc import Sequence
 
-from cotdistill_jax import command
+from cotdistill_jax import command, files
 from cotdistill_jax.report import checkpoint_choice, figures, trade_off
 from cotdistill_jax.report.run_files import Evaluation, read_run
 from cotdistill_jax.teacher.shards import write_json_atomically
@@ -61,11 +59,7 @@ def _read(names: Sequence[str], steps: str | None) -> list[Evaluation]:
     Raises:
         FileNotFoundError: nothing matches, or a step was not evaluated.
     """
-    folders = [
-        path
-        for name in names
-        for path in ([name] if os.path.exists(name) else sorted(glob.glob(name)))
-    ]
+    folders = [path for name in names for path in sorted(files.matches(name))]
     if not folders:
         raise FileNotFoundError(f"select_checkpoint: no folder matches --results {' '.join(names)}")
     found = {e.folder.resolve(): e for folder in folders for e in read_run(folder).evaluations}

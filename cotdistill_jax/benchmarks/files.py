@@ -30,7 +30,7 @@ def data_path(relative: str, data_dir: str | os.PathLike[str] | None) -> pathlib
             f"not set. Fetch the files with `{DOWNLOAD_COMMAND.format(data_dir='DIR')}`, then set "
             f"{DATA_DIR_VARIABLE}=DIR or pass data_dir."
         )
-    path = pathlib.Path(folder) / relative
+    path = pathlib.Path(files.expand_home(folder)) / relative
     if not path.is_file():
         raise FileNotFoundError(
             f"benchmarks: no file {relative} in {folder} (looked for {path}). "

@@ -120,7 +120,8 @@ def write(folder: str, prefix: str, tree: Mapping[str, Any], step: int) -> None:
       tree: nested dict, `{"target", "state"}`, whose arrays are NumPy's or `StoredArray`s.
       step: N.
     """
-    names.refuse_pattern(str(pathlib.Path(folder).absolute()), "checkpoints")
+    where = str(pathlib.Path(folder).absolute())
+    names.refuse_pattern(where, "checkpoints", "checkpoint folder", "Orbax")
     one_by_one = _OneByOne(deepcopy_host_arrays=False)
     registry = ocp.type_handlers.create_type_handler_registry(
         (stored.StoredArray, one_by_one),

@@ -82,10 +82,19 @@ def is_remote(path: str) -> bool:
 
 
 def open_folder(path: str) -> ts.KvStore:
-    """Returns the key-value store of all files below a local or `gs://` folder; of a single file, under the key ''."""
+    """Returns the key-value store of all files below a local or `gs://` folder; of a single file, under the key ''.
+
+    Raises:
+      ValueError: a local path holds a backslash.
+    """
     if is_remote(path):
         return ts.KvStore.open(path.rstrip("/") + "/").result()
     local = pathlib.Path(path).absolute()
+    if "\\" in str(local):
+        raise ValueError(
+            f"checkpoints: {str(local)!r} holds a backslash, which TensorStore takes for a slash, and so reads another folder. Rename "
+            "the folder, or name it by a link without one."
+        )
     below = str(local) if local.is_file() else f"{local}/"
     return ts.KvStore.open({"driver": "file", "path": below}).result()
 

@@ -12,12 +12,15 @@ Leaves the files that SeqIO's own tool leaves, so that `use_cached=True` reads t
 
 import contextlib
 import json
+import os
 import pathlib
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 import seqio
 import tensorflow as tf
+
+from cotdistill_jax import files
 
 
 def write_cache(
@@ -31,9 +34,10 @@ def write_cache(
         num_shards: Files per split; at least as many as hosts will read it.
 
     Raises:
-        ValueError: If the task has no cache placeholder, or a split has no example.
+        ValueError: If the task has no cache placeholder, a split has no example, or SeqIO would read the folder's name as a pattern.
         FileExistsError: If the task is already cached there.
     """
+    files.refuse_pattern(os.fspath(cache_dir), "features", "cache folder", "SeqIO")
     task = seqio.get_mixture_or_task(task_name)
     if not getattr(task, "supports_caching", False):
         raise ValueError(

@@ -8,7 +8,7 @@ from cotdistill_jax.files.content import (
     read_text,
     refuse_foreign_content,
 )
-from cotdistill_jax.files.names import expand_home, is_name, refuse_pattern
+from cotdistill_jax.files.names import expand_home, is_name, matches, refuse_pattern
 from cotdistill_jax.files.vocabulary import open_vocabulary
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "expand_home",
     "foreign_content",
     "is_name",
+    "matches",
     "open_vocabulary",
     "read_json",
     "read_json_lines",

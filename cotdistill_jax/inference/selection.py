@@ -1,7 +1,6 @@
 """Which checkpoints one call evaluates (a folder, a list of steps, a glob), and loading them."""
 
 import dataclasses
-import glob
 import os
 import pathlib
 import re
@@ -58,7 +57,7 @@ def select(checkpoint: str, steps: str | None = None) -> list[Selected]:
         return [_latest(pathlib.Path(checkpoint))]
     matches = sorted(
         path
-        for path in ([checkpoint] if named else glob.glob(checkpoint))
+        for path in ([checkpoint] if named else files.matches(checkpoint))
         if os.path.isdir(path) or _is_file(path)
     )
     if not matches:

@@ -7,7 +7,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from cotdistill_jax import command
+from cotdistill_jax import command, files
 
 command.import_quietly("tensorflow")
 
@@ -63,6 +63,8 @@ def main() -> None:
             raise app.UsageError(f"train: unexpected arguments {list(unparsed[1:])}")
         if _TFDS.value:
             seqio.set_tfds_data_dir_override(_TFDS.value)
+        for folder in _CACHES.value:
+            files.refuse_pattern(folder, "train", "cache folder", "SeqIO")
         seqio.add_global_cache_dirs(_CACHES.value)
         for module in _MODULES.value:
             importlib.import_module(module)

@@ -64,7 +64,7 @@ def prepare(model_dir: str | os.PathLike[str]) -> pathlib.Path:
       OSError: it can't be made or written; the message names the folder and the reason.
     """
     folder = pathlib.Path(files.expand_home(os.fspath(model_dir)))  # a gin file may say `~`
-    files.refuse_pattern(str(folder.absolute()), "train")
+    files.refuse_pattern(str(folder.absolute()), "train", "run folder", "Orbax")
     probe = folder / f".writable-{uuid.uuid4().hex}"
     try:
         folder.mkdir(parents=True, exist_ok=True)

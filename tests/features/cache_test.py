@@ -100,3 +100,11 @@ def test_task_without_placeholder_raises(
     name = register("cache_none", make_examples(2), AFTER_CACHE)
     with pytest.raises(ValueError, match="cache_none cannot be cached"):
         features.write_cache(name, cache_dir)
+
+
+def test_a_folder_whose_name_seqio_takes_for_a_pattern_is_refused(
+    task: seqio.Task, tmp_path: pathlib.Path
+) -> None:
+    with pytest.raises(ValueError, match=r"cache folder .* holds \[ and \]: SeqIO reads"):
+        features.write_cache(task.name, tmp_path / "c[1]")
+    assert not list(tmp_path.iterdir())

@@ -41,6 +41,8 @@ def test_a_glob(runs):
     ]
     assert [folder for _, _, folder in chosen(runs, "a/*")] == ["checkpoint_20", "checkpoint_100"]
     assert chosen(runs, "h*") == [("hf", 0, "hf")]
+    (runs / "[ab]" / "checkpoint_3").mkdir(parents=True)
+    assert chosen(runs, "[ab]/checkpoint_*") == [("[ab]/checkpoint_3", 3, "checkpoint_3")]
 
 
 def test_weights_files_and_single_files(runs):
