@@ -10,7 +10,7 @@ CONTENTS = [
     (POINTER, "Git LFS pointer (of 791,656 bytes)"),
     (b"<!DOCTYPE html><html>Sign in</html>", "web page"),
     (b"\xef\xbb\xbf \n<HTML>404</HTML>", "web page"),
-    (gzip.compress(b"{}"), "gzip"),
+    (gzip.compress(b"{}", mtime=0), "gzip"),
     (b"PK\x03\x04rest", "zip archive"),
     (b"", "nothing (0 bytes)"),
 ]

@@ -17,7 +17,7 @@ def test_a_vocabulary_is_opened():
             "Git LFS pointer",
         ),
         (b"<!DOCTYPE html><html>", "web page"),
-        (gzip.compress(b"model"), "gzip"),
+        (gzip.compress(b"model", mtime=0), "gzip"),
         (b"", "nothing"),
         (b'{"version": "1.0", "model": {"type": "Unigram"}}', "is not a SentencePiece model"),
         (b"garbage" * 100, "is not a SentencePiece model"),
