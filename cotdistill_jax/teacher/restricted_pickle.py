@@ -8,6 +8,7 @@ only where items share containers (pickle then writes a reference), the rest is 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import io
 import mmap
@@ -15,6 +16,7 @@ import os
 import pathlib
 import pickle
 import pickletools
+import struct
 import warnings
 from collections.abc import Iterator
 from typing import IO, Any
@@ -129,22 +131,20 @@ class PickledList:
         """
         if self._scan.status is Status.TRUNCATED:
             raise self._problem()
-        for encoding in ("utf-8", "latin-1"):  # Python 2's strings are bytes
-            loading = _OldContainers(io.BytesIO(self._data.tobytes()), encoding)
-            try:
-                loaded = loading.load()
-                break
-            except UnicodeDecodeError:
-                continue
-            except _LOADING_ERRORS:
-                raise self._problem() from None
-        if not loading.is_old:
-            raise self._problem()
+        loading = _OldContainers(io.BytesIO(self._data.tobytes()))
+        try:
+            loaded = loading.load()
+        except (*_LOADING_ERRORS, struct.error):
+            if loading.is_old and loading.is_at_end:
+                self._scan = dataclasses.replace(self._scan, status=Status.TRUNCATED)
+            raise self._problem() from None
         if not isinstance(loaded, list):
             raise PickleFileError(
                 f"import: {self.path} holds a {type(loaded).__name__}, expected a pickled list. Check that this is one of the released "
                 "files."
             )
+        if not loading.is_old:
+            raise self._problem()
         return loaded
 
     def _load_whole(self, record: int) -> list[Any]:
@@ -169,19 +169,27 @@ class PickledList:
     def _problem(self) -> PickleFileError:
         scan, size = self._scan, len(self._data)
         where = f"import: {self.path} record {len(scan.items)} (byte {scan.position:,} of {size:,})"
+        if scan.status is Status.TRUNCATED:
+            return PickleFileError(
+                f"{where}: the file ends here. It is truncated: get it again, and compare its size."
+            )
+        if _ends_early(self._data, scan):
+            return PickleFileError(
+                f"{where}: the list ends here and the file goes on: it holds several pickles, or this is no pickle. Put all items into "
+                "one list."
+            )
         foreign = "" if scan.status is Status.REFUSED else _global_after(self._data, 0)
-        if scan.status is Status.REFUSED or (scan.status is Status.NOT_A_LIST and foreign):
+        if scan.status is Status.REFUSED or foreign:
             wanted = f"no list{foreign}" if foreign else _describe(self._data, scan)
             return RefusedPickleError(
                 f"{where}: refused: {wanted}. Only lists, tuples, dictionaries, sets, numbers, strings and "
                 "collections.OrderedDict are loaded; nothing of the file was. Don't load it by other means unless you trust who "
                 "made it."
             )
-        problem = {
-            Status.TRUNCATED: "the file ends here. It is truncated: get it again, and compare its size",
-            Status.NOT_A_LIST: "expected a pickled list. Check that this is one of the released files",
-        }.get(scan.status, "this is no pickle. Check that this is one of the released files")
-        return PickleFileError(f"{where}: {problem}.")
+        problem = (
+            "expected a pickled list" if scan.status is Status.NOT_A_LIST else "this is no pickle"
+        )
+        return PickleFileError(f"{where}: {problem}. Check that this is one of the released files.")
 
 
 class _Containers(pickle.Unpickler):
@@ -207,10 +215,22 @@ class _OldContainers(_OldUnpickler):
         is_old: whether anything in the file is of such a pickle.
     """
 
-    def __init__(self, stream: IO[bytes], encoding: str) -> None:
-        super().__init__(stream, encoding=encoding)
+    def __init__(self, stream: IO[bytes]) -> None:
+        super().__init__(stream)
         self._stream = stream
         self.is_old = False
+
+    @property
+    def is_at_end(self) -> bool:
+        """Whether the whole file was read."""
+        return not self._stream.read(1)
+
+    def _decode_string(self, value: bytes) -> str:
+        """Returns a string of Python 2, which are bytes: each is UTF-8 or else Latin-1, whatever the others are."""
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:
+            return value.decode("latin-1")
 
     def load(self) -> Any:
         self.dispatch = {
@@ -221,7 +241,7 @@ class _OldContainers(_OldUnpickler):
             if opcode.name in pickle_scan.HARMLESS_OPCODES or opcode.name in _OLD_OPCODES
         }
         loaded = super().load()
-        if self._stream.read(1):
+        if not self.is_at_end:
             raise pickle.UnpicklingError("the file goes on after the list")
         return loaded
 
@@ -254,15 +274,25 @@ def _describe(data: np.ndarray, scan: pickle_scan.Scan) -> str:
     return _WANTED.get(opcode.name, f"the opcode {opcode.name}")
 
 
+def _ends_early(data: np.ndarray, scan: pickle_scan.Scan) -> bool:
+    """Returns whether a whole list lies before more bytes."""
+    stopped = data[scan.position : scan.position + 1].tobytes() == pickle.STOP
+    return scan.status is Status.BROKEN and stopped and scan.position + 1 < len(data)
+
+
 def _global_after(data: np.ndarray, position: int) -> str:
     """Returns the first global after `position`, in words; empty if the next `_SEARCHED_BYTES` hold none."""
+    texts = ["?", "?"]  # what STACK_GLOBAL finds, where pickle wrote it
     try:
         for opcode, argument, _ in pickletools.genops(
             bytes(data[position : position + _SEARCHED_BYTES])
         ):
-            is_global = opcode.name in ("GLOBAL", "INST")
-            if is_global and argument != " ".join(pickle_scan.ALLOWED_CLASS):
-                return f", in a file that asks for the global {str(argument).replace(' ', '.')}"
+            if opcode.stack_after == [pickletools.pyunicode]:
+                texts = [texts[-1], argument]
+            elif opcode.name in ("GLOBAL", "INST", "STACK_GLOBAL"):
+                name = " ".join(texts) if opcode.name == "STACK_GLOBAL" else str(argument)
+                if "?" not in name and name != " ".join(pickle_scan.ALLOWED_CLASS):
+                    return f", in a file that asks for the global {name.replace(' ', '.')}"
     except ValueError:
         pass  # the file ends, or what follows is no pickle
     return ""

@@ -16,6 +16,7 @@ Tokens are as the files have them; there, the seed left Python's escapes of anyt
 
 import collections
 import dataclasses
+import operator
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -141,7 +142,7 @@ class SeedSamples:
             where = f"import: {self.folder}, record {row}"
             self._check_lengths(where, texts, steps, labels, updated)
             if labels is not None and updated is not None:
-                self.rejected_by_seed += sum(map(int.__gt__, labels, updated))
+                self.rejected_by_seed += sum(map(operator.gt, labels, updated))
             gold = parse_gold(_text(answer, f"{where} of codex_answers.pkl"), where)
             yield [
                 self._record(
@@ -165,7 +166,7 @@ class SeedSamples:
         for kind, values in zip(_KINDS[1:], others, strict=True):
             if values is not None:
                 self._check_length(where, texts, kind, values)
-            if kind != "per_step_probs" and not set(values or ()) <= {0, 1}:
+            if kind != "per_step_probs" and not all(value in (0, 1) for value in values or ()):
                 raise SeedFileError(
                     f"{where} of {self.flavour.name}_{kind}.pkl: expected labels 0 and 1, got {values}."
                 )
@@ -294,7 +295,7 @@ class SeedFormatted:
         missing = [key for key in _EXAMPLE_KEYS if not isinstance(item.get(key), str)]
         if missing:
             raise SeedFileError(
-                f"{where}: expected texts under {missing}, got the keys {sorted(item)}."
+                f"{where}: expected texts under {missing}, got the keys {sorted(map(str, item))}."
             )
         if item["type"] != self.items.path.stem or item.get("answer_label") != 1:
             raise SeedFileError(
@@ -322,12 +323,21 @@ def _pieces(value: Any, where: str) -> tuple[dict[str, float], ...]:
         raise SeedFileError(
             f"{where}: expected a list of dictionaries, one per piece, got {str(value)[:60]}."
         )
+    for number, piece in enumerate(value):
+        for text, prob in piece.items():
+            if not isinstance(text, str) or not isinstance(prob, int | float):
+                raise SeedFileError(
+                    f"{where}, piece {number}: expected probabilities by text, got {text!r:.40}: {prob!r:.40}."
+                )
     return tuple(value)
 
 
 def _steps(value: Any, where: str) -> Sequence[tuple[tuple[str, float], ...]]:
     try:
-        steps = [tuple((token, float(prob)) for token, prob in step) for step in value]
+        steps = [
+            tuple((token, float(prob)) for token, prob in map(_in_order, step))
+            for step in map(_in_order, _in_order(value))
+        ]
     except (TypeError, ValueError) as error:
         raise SeedFileError(
             f"{where}: expected steps of (token, probability) pairs, got {str(value)[:60]} ({error})."
@@ -337,6 +347,13 @@ def _steps(value: Any, where: str) -> Sequence[tuple[tuple[str, float], ...]]:
             f"{where}: expected steps of (token, probability) pairs, one at least in each."
         )
     return steps
+
+
+def _in_order(value: Any) -> list[Any] | tuple[Any, ...]:
+    """Returns a list or tuple; what a dictionary, a set or a text would yield has another order or meaning: TypeError."""
+    if not isinstance(value, list | tuple):
+        raise TypeError(f"{type(value).__name__} is no list or tuple")
+    return value
 
 
 def _check_numbers(questions: Sequence[tuple[int, str]], folder: pathlib.Path) -> None:

@@ -258,6 +258,28 @@ def test_strings_of_python_2_that_are_no_utf_8_are_latin_1(path):
     assert list(PickledList(path)) == ["café"]
 
 
+def test_a_string_that_is_no_utf_8_leaves_the_others_as_they_are(path):
+    path.write_bytes(b"\x80\x02]q\x01(U\x05caf\xc3\xa9q\x02U\x04caf\xe9q\x03h\x02e.")
+    assert list(PickledList(path)) == ["café", "café", "café"]
+
+
+@pytest.mark.parametrize("name", PYTHON_2)
+def test_every_truncation_of_a_pickle_of_python_2_is_named(path, name):
+    whole = PYTHON_2[name]
+    for size in range(5, len(whole)):
+        path.write_bytes(whole[:size])
+        with pytest.raises(PickleFileError, match="truncated"):
+            PickledList(path)
+
+
+@pytest.mark.parametrize("protocol", range(1, 6))
+@pytest.mark.parametrize("second", [["b"], "b"])
+def test_several_pickles_in_one_file_are_named(path, protocol, second):
+    path.write_bytes(pickle.dumps(["a"], protocol) + pickle.dumps(second, protocol))
+    with pytest.raises(PickleFileError, match=r"record 1 .* holds several pickles"):
+        PickledList(path)
+
+
 @pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize(
     "value",
@@ -266,6 +288,31 @@ def test_strings_of_python_2_that_are_no_utf_8_are_latin_1(path):
 def test_what_is_no_list_is_refused_whatever_lists_it_holds(path, protocol, value):
     path.write_bytes(pickle.dumps(value, protocol))
     with pytest.raises(PickleFileError):
+        PickledList(path)
+
+
+@pytest.mark.parametrize("protocol", range(1, 6))
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [
+        ((["a"], ["b"]), "tuple"),
+        ({"a": {"b": ["c"]}}, "dict"),
+        ("a", "str"),
+        (None, "NoneType"),
+        (iter(["a"]), r"\.iter"),
+        (collections.deque([["a"]]), r"collections\.deque"),
+        (np.array([["a"]], object), r"numpy.*_reconstruct"),
+    ],
+)
+def test_what_is_no_list_is_named(path, protocol, value, named):
+    path.write_bytes(pickle.dumps(value, protocol))
+    with pytest.raises(PickleFileError, match=named):
+        PickledList(path)
+
+
+def test_sets_of_python_2_are_refused_by_name(path):
+    path.write_bytes(b"\x80\x02]q\x01c__builtin__\nset\nq\x02]q\x03U\x01aq\x04a\x85q\x05Rq\x06a.")
+    with pytest.raises(RefusedPickleError, match=r"__builtin__\.set"):
         PickledList(path)
 
 

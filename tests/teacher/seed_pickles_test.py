@@ -103,6 +103,11 @@ def test_the_seeds_own_alignment_is_read(tmp_path):
     [
         ([[None]] * 4, "dtw_transformed_step_probs.pkl: expected 2 values"),
         ([[None, 5]] * 4, "record 0, sample 1 of codex_dtw.*expected a list of dictionaries"),
+        ([[None, [{7: 1.0}]]] * 4, "sample 1 of codex_dtw.*piece 0: expected .* got 7: 1.0"),
+        (
+            [[None, [{}, {"a": "1"}]]] * 4,
+            "sample 1 of codex_dtw.*piece 1: expected .* got 'a': '1'",
+        ),
     ],
 )
 def test_an_alignment_of_another_shape_is_named(tmp_path, changed, message):
@@ -123,6 +128,13 @@ def test_counts_what_the_seed_rejected(tmp_path):
     samples = opened(write(tmp_path))
     assert len(list(samples)) == 4
     assert samples.rejected_by_seed == 1
+
+
+def test_labels_may_be_any_numbers_that_are_0_and_1(tmp_path):
+    labels, updated = [[0.0, True]] * 4, [[False, 0.0]] * 4
+    samples = opened(write(tmp_path, codex_prediction_labels=labels, codex_updated_labels=updated))
+    assert [record.label for records in samples for record in records] == [False, True] * 4
+    assert samples.rejected_by_seed == 4
 
 
 def test_a_teacher_without_steps_gives_texts_only(tmp_path):
@@ -201,6 +213,12 @@ def test_none_where_a_teacher_has_no_file(tmp_path):
         ),
         ({"codex_per_step_probs": [[STEPS, [[]]]] * 4}, "one at least in each"),
         ({"codex_per_step_probs": [[STEPS, [5]]] * 4}, "expected steps of"),
+        # In a dictionary and a set, no candidate is the first; and "a1" would read as the pair ("a", 1.0).
+        ({"codex_per_step_probs": [[STEPS, [{"a1": 0.5}]]] * 4}, "dict is no list or tuple"),
+        ({"codex_per_step_probs": [[STEPS, [["a1"]]]] * 4}, "str is no list or tuple"),
+        ({"codex_per_step_probs": [[STEPS, [{("a", 0.5)}]]] * 4}, "set is no list or tuple"),
+        ({"codex_per_step_probs": [[STEPS, {0: [("a", 0.5)]}]] * 4}, "dict is no list or tuple"),
+        ({"codex_prediction_labels": [[[0], [1]]] * 4}, r"expected labels 0 and 1, got \[\[0\], "),
         (
             {"codex_prediction_labels": [[0, 2]] * 4},
             r"codex_prediction_labels\.pkl: expected labels 0 and 1, got \[0, 2\]",
