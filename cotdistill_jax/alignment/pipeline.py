@@ -10,7 +10,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-import json
 import pathlib
 from typing import Any
 
@@ -146,7 +145,7 @@ def finish(job: Job) -> dict[str, Any]:
     for number in range(len(_records_manifest(job)["shards"])):
         path = _shard_path(job, number)
         described.append(shards.describe_shard(path))
-        counts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        counts = files.read_json(path.with_suffix(".json"), "align")
         measured.merge(counts["quality"])
         statistics.merge(counts["teacher"])
     report = {

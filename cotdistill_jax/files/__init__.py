@@ -7,6 +7,7 @@ from cotdistill_jax.files.content import (
     read_json_lines,
     read_text,
     refuse_foreign_content,
+    whole_characters,
 )
 from cotdistill_jax.files.names import expand_home, is_name, matches, refuse_pattern
 from cotdistill_jax.files.vocabulary import open_vocabulary
@@ -23,4 +24,5 @@ __all__ = [
     "read_text",
     "refuse_foreign_content",
     "refuse_pattern",
+    "whole_characters",
 ]

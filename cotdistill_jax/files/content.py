@@ -2,12 +2,15 @@
 
 Downloads go wrong in few ways, and each leaves a small file under the name of the real one. Whoever reads a file asks here first, so
 that the error names what lies there instead of what a parser made of it. Text may begin with a byte order mark (editors on Windows write
-one), and JSON Lines may have blank lines; both are passed over.
+one), and JSON Lines may have blank lines; both are passed over. JSON may hold halves of surrogate pairs, which no file in UTF-8 can:
+they become U+FFFD, and a warning says so.
 """
 
 import json
 import os
 import pathlib
+import re
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +24,7 @@ _ARCHIVES = {
     b"\x28\xb5\x2f\xfd": "zstd data; unpack it first (unzstd)",
     b"PK\x03\x04": "a zip archive; unpack it first (unzip)",
 }
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class ForeignFileError(ValueError):
@@ -101,28 +105,78 @@ def read_json(path: str | os.PathLike[str], stage: str) -> Any:
         ForeignFileError: LFS pointer, web page, archive, or no JSON; the message names the file.
     """
     refuse_foreign_content(path, stage, "JSON")
+    text = read_text(path, stage, "JSON")
     try:
-        return json.loads(read_text(path, stage, "JSON"))
+        return _parse(text, f"{stage}: {path}")
     except json.JSONDecodeError as error:
         raise ForeignFileError(f"{stage}: {path} is not valid JSON in UTF-8: {error}") from error
 
 
-def read_json_lines(path: str | os.PathLike[str], stage: str) -> Iterator[tuple[int, Any]]:
+def read_json_lines(
+    path: str | os.PathLike[str], stage: str, *, growing: bool = False
+) -> Iterator[tuple[int, Any]]:
     """Yields (1-based line number, parsed value) of every line of a JSON Lines file that is not blank.
+
+    Args:
+        path: of the file, in UTF-8.
+        stage: first word of the messages.
+        growing: the file is one of ours that may still be written: it may be empty, and an object that is cut off at its end is left out.
 
     Raises:
         ForeignFileError: LFS pointer, web page, archive, or a line that is no JSON; the message names file and line.
     """
-    refuse_foreign_content(path, stage, "JSON Lines")
+    if not growing or os.path.getsize(path):
+        refuse_foreign_content(path, stage, "JSON Lines")
     with pathlib.Path(path).open("rb") as lines:
         for number, line in enumerate(lines, start=1):
-            text = line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
-            if not text.strip():
+            content = line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
+            if not content.strip():
                 continue
             try:
-                value = json.loads(text)
+                value = _parse(content.decode("utf-8"), f"{stage}: {path} line {number}")
             except ValueError as error:
+                if growing and _is_cut_off(content, error):
+                    return
                 raise ForeignFileError(
-                    f"{stage}: {path} line {number} is not valid JSON: {error}; got {text[:80]!r}"
+                    f"{stage}: {path} line {number} is not valid JSON in UTF-8: {error}; got {content[:80]!r}"
                 ) from error
             yield number, value
+
+
+def _is_cut_off(line: bytes, error: ValueError) -> bool:
+    """Returns whether a line that is no JSON is the beginning of an object."""
+    several = isinstance(error, json.JSONDecodeError) and error.msg == "Extra data"
+    return line.startswith(b"{") and not line.endswith(b"\n") and not several
+
+
+def whole_characters(text: str) -> str:
+    """Returns `text` with U+FFFD for halves of surrogate pairs, which JSON can hold and UTF-8 cannot."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _parse(text: str, where: str) -> Any:
+    """Returns the value of a JSON text, in whole characters; `where` begins the warning of halves."""
+    value = json.loads(text)
+    if not _SURROGATE.search(text):
+        return value
+    whole = _with_whole_characters(value)
+    if whole != value:
+        warnings.warn(
+            f"{where}: halves of surrogate pairs, which are no characters, are read as U+FFFD.",
+            stacklevel=3,
+        )
+    return whole
+
+
+def _with_whole_characters(value: Any) -> Any:
+    if isinstance(value, str):
+        return whole_characters(value)
+    if isinstance(value, list):
+        return [_with_whole_characters(item) for item in value]
+    if isinstance(value, dict):
+        return {
+            whole_characters(name): _with_whole_characters(item) for name, item in value.items()
+        }
+    return value

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import cotdistill_jax
+from cotdistill_jax import files
 from cotdistill_jax.teacher.shards import MANIFEST_NAME, write_json_atomically
 
 ARTEFACT = "inference"
@@ -30,10 +31,7 @@ def read(folder: pathlib.Path) -> dict[str, Any] | None:
     path = folder / MANIFEST_NAME
     if not path.exists():
         return None
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"inference: {path} is not JSON: {error}") from error
+    found: dict[str, Any] = files.read_json(path, "inference")
     got = (found.get("artefact"), found.get("schema_version"))
     if got != (ARTEFACT, SCHEMA_VERSION):
         raise ValueError(

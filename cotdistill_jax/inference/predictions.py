@@ -12,7 +12,7 @@
 | num_tokens | tokens generated, EOS included; null where unknown |
 | finished | whether the model ended the text itself, not the length limit |
 
-Every batch is one flushed write. An interruption can tear the last line at most; opening the file again drops it.
+Every batch is one flushed write. An interruption can tear the last line at most; opening the file again drops it, and ends a whole one.
 """
 
 import dataclasses
@@ -22,6 +22,7 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
+from cotdistill_jax import files
 from cotdistill_jax.benchmarks import Question
 from cotdistill_jax.inference import scoring
 from cotdistill_jax.teacher.shards import TEMPORARY_SUFFIX
@@ -96,14 +97,11 @@ def read(path: str | os.PathLike[str]) -> list[Prediction]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a line is no prediction, or a question has one sample twice; the message names file and line.
+        ValueError: the file holds something else, a line is no prediction, or a question has one sample twice; the message names file and line.
     """
-    content = pathlib.Path(path).read_bytes()
     found: dict[tuple[str, int], Prediction] = {}
-    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
-        if not line.strip():
-            continue
-        prediction = _from_line(line, f"inference: {path} line {number}")
+    for number, record in files.read_json_lines(path, "inference", growing=True):
+        prediction = _from_record(record, f"inference: {path} line {number}")
         if prediction.key in found:
             raise ValueError(
                 f"inference: {path} line {number}: {prediction.id} (sample {prediction.sample_id}) was already "
@@ -114,11 +112,7 @@ def read(path: str | os.PathLike[str]) -> list[Prediction]:
     return list(found.values())
 
 
-def _from_line(line: bytes, where: str) -> Prediction:
-    try:
-        record: Any = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"{where} is not JSON: {error}; got {line[:80]!r}") from error
+def _from_record(record: Any, where: str) -> Prediction:
     if not isinstance(record, dict) or record.keys() != _FIELDS.keys():
         got = sorted(record) if isinstance(record, dict) else record
         raise ValueError(f"{where}: expected the fields {sorted(_FIELDS)}, got {got}")
@@ -144,8 +138,18 @@ class PredictionWriter:
         self.path.touch()
         self.done = {prediction.key: prediction for prediction in read(self.path)}
         self._file = self.path.open("r+b", buffering=0)
-        self._file.truncate(self.path.read_bytes().rfind(b"\n") + 1)
-        self._file.seek(0, os.SEEK_END)
+        self._end_last_line()
+
+    def _end_last_line(self) -> None:
+        content = self._file.read()
+        end = content.rfind(b"\n") + 1
+        self._file.seek(end)
+        try:
+            json.loads(content[end:])
+        except ValueError:
+            self._file.truncate()
+        else:  # an editor left out the last line's end
+            self._file.write(content[end:] + b"\n")
 
     def append(self, predictions: Iterable[Prediction]) -> None:
         """Writes predictions; when this returns they are on disk.

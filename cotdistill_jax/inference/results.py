@@ -7,12 +7,12 @@
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from cotdistill_jax import files
 from cotdistill_jax.inference.scoring import Result, Score, mean_of_tasks
 from cotdistill_jax.teacher.shards import write_json_atomically
 
@@ -54,10 +54,10 @@ def read(folder: str | os.PathLike[str]) -> list[Result]:
 
     Raises:
         FileNotFoundError: it has no `results.json`.
-        ValueError: that file is of another schema version.
+        ValueError: that file is no JSON, or of another schema version.
     """
     path = pathlib.Path(folder) / RESULTS_NAME
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = files.read_json(path, "inference")
     if content.get("schema_version") != SCHEMA_VERSION:
         raise ValueError(
             f"inference: {path} has schema version {content.get('schema_version')}, expected {SCHEMA_VERSION}; "

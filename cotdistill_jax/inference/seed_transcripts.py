@@ -18,6 +18,7 @@ import pathlib
 import re
 from collections.abc import Sequence
 
+from cotdistill_jax import files
 from cotdistill_jax.benchmarks import Question
 from cotdistill_jax.inference.predictions import Prediction, graded
 
@@ -45,9 +46,10 @@ def read(path: str | os.PathLike[str], benchmark: str, prompt: str) -> list[Pred
         prompt: prompt mode to note down.
 
     Raises:
-        ValueError: a part of the file is no such block; the message gives the line.
+        ValueError: the file is no text, or a part of it is no such block; the message gives the line.
     """
-    content = pathlib.Path(path).read_text(encoding="utf-8")
+    files.refuse_foreign_content(path, "inference", "a transcript")
+    content = files.read_text(path, "inference", "a transcript")
     found: list[Prediction] = []
     end = 0
     while end < len(content):

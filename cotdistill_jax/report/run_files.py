@@ -5,14 +5,13 @@ it, such as the quickstart's (`run/`, `evaluation/`, `corpora/`). Whatever is mi
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cotdistill_jax import inference
+from cotdistill_jax import files, inference
 from cotdistill_jax.teacher.shards import MANIFEST_NAME
 from cotdistill_jax.train.metrics_file import METRICS_FILE, read_metrics
 
@@ -155,8 +154,5 @@ def _json(folder: pathlib.Path | None, name: str) -> dict[str, Any]:
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"report: {path} is not JSON: {error}") from error
+    content: dict[str, Any] = files.read_json(path, "report")
     return content

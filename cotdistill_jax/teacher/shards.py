@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import cotdistill_jax
+from cotdistill_jax import files
 
 MANIFEST_NAME = "manifest.json"
 TEMPORARY_SUFFIX = ".partial"
@@ -81,11 +82,9 @@ def read_manifest(folder: str | os.PathLike[str], layout: Layout) -> dict[str, A
             f"{layout.artefact} made; check the path, or run that writer first."
         )
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ShardError(
-            f"{layout.artefact}: {path} is not JSON ({error}). Write the folder again."
-        ) from error
+        manifest = files.read_json(path, layout.artefact)
+    except files.ForeignFileError as error:
+        raise ShardError(f"{error} Or write the folder again.") from error
     got = (manifest.get("artefact"), manifest.get("schema_version"))
     expected = (layout.artefact, layout.schema_version)
     if got != expected:

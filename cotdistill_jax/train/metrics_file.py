@@ -1,8 +1,9 @@
 """The lines of `metrics.jsonl`, read: apart from `metrics_log.py`, so that the report needs no TensorFlow for them."""
 
-import json
 import os
 import pathlib
+
+from cotdistill_jax import files
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -12,5 +13,4 @@ def read_metrics(model_dir: str | os.PathLike[str]) -> list[dict[str, float]]:
     path = pathlib.Path(model_dir) / METRICS_FILE
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1]]
+    return [line for _, line in files.read_json_lines(path, "metrics", growing=True)]

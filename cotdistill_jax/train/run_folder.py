@@ -99,7 +99,7 @@ def changes(
     found = config_changes.between(
         config_changes.bindings(config), config_changes.bindings(description.config)
     )
-    before = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8")).get("data", {})
+    before = files.read_json(folder / MANIFEST_FILE, "train").get("data", {})
     found += config_changes.between(_fingerprints(before), _fingerprints(data))
     config_changes.check(found, step, description.allow_changes)
     return found

@@ -56,7 +56,7 @@ def test_a_manifest_of_something_else_is_refused(tmp_path):
     with pytest.raises(ValueError, match="describes corpus schema version 1, expected inference"):
         manifest.claim(tmp_path, CONFIG, FILES)
     (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(ValueError, match="is not JSON"):
+    with pytest.raises(ValueError, match="is not valid JSON"):
         manifest.read(tmp_path)
 
 

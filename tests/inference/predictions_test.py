@@ -47,13 +47,50 @@ def test_what_is_written_is_read_back(tmp_path):
 def test_a_torn_last_line_is_dropped_and_written_again(tmp_path):
     path = tmp_path / "p.jsonl"
     whole = prediction(0).to_line()
-    for cut in (1, len(whole) // 2, len(whole) - 1):
+    for cut in (1, len(whole) // 2, len(whole) - 2):
         path.write_bytes(whole + prediction(1).to_line()[:cut])
         assert predictions.read(path) == [prediction(0)]
         with predictions.PredictionWriter(path) as writer:
             assert list(writer.done) == [("gsm8k/test/0", 0)]
             writer.append([prediction(1)])
         assert path.read_bytes() == whole + prediction(1).to_line()
+
+
+def test_a_last_line_that_is_whole_but_for_its_end_is_kept(tmp_path):
+    path = tmp_path / "p.jsonl"
+    both = prediction(0).to_line() + prediction(1).to_line()
+    path.write_bytes(both.removesuffix(b"\n"))
+    assert predictions.read(path) == [prediction(0), prediction(1)]
+    with predictions.PredictionWriter(path) as writer:
+        writer.append([prediction(2)])
+    assert path.read_bytes() == both + prediction(2).to_line()
+
+
+def test_byte_order_marks_and_blank_lines_are_passed_over(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_bytes(
+        b"\xef\xbb\xbf" + prediction(0).to_line() + b"\n \r\n" + prediction(1).to_line()
+    )
+    assert predictions.read(path) == [prediction(0), prediction(1)]
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"<html>Sign in</html>", "web page"),
+        (b"version https://git-lfs.github.com/spec/v1\nsize 5\n", "LFS pointer"),
+        (b"PK\x03\x04", "zip"),
+        (prediction(0).to_line().decode().encode("utf-16"), "line 1 is not valid JSON"),
+        ((prediction(0).to_line() * 2).replace(b"\n", b"\r"), "line 1 is not valid JSON"),
+    ],
+)
+def test_a_file_of_another_kind_is_named_and_left_as_it_is(tmp_path, content, named):
+    path = tmp_path / "p.jsonl"
+    path.write_bytes(content)
+    for open_ in (predictions.read, predictions.PredictionWriter):
+        with pytest.raises(ValueError, match=named):
+            open_(path)
+    assert path.read_bytes() == content
 
 
 def test_a_full_disk_loses_nothing_that_was_written(tmp_path):
@@ -80,7 +117,8 @@ def test_a_full_disk_loses_nothing_that_was_written(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b"oops\n", "line 2 is not JSON"),
+        (b"oops\n", "line 2 is not valid JSON"),
+        (b"oops", "line 2 is not valid JSON"),
         (b'{"id": "a"}\n', r"line 2: expected the fields \['benchmark', .*got \['id'\]"),
         (b"3\n", "line 2: expected the fields .*got 3"),
         (prediction(0).to_line(), r"line 2: gsm8k/test/0 \(sample 0\) was already answered above"),

@@ -54,3 +54,30 @@ def test_damage_is_named_by_its_line(tmp_path):
     path.write_text(TRANSCRIPT[:-20])
     with pytest.raises(ValueError, match=r"line 9: expected a block .*got 'Q: How much\?"):
         seed_transcripts.read(path, "gsm8k", "p")
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\r"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_lines_of_other_systems_and_a_byte_order_mark_read_as_without(tmp_path, end, mark):
+    (tmp_path / "as_written.txt").write_text(TRANSCRIPT)
+    (tmp_path / "other.txt").write_bytes((mark + TRANSCRIPT.replace("\n", end)).encode())
+    expected, found = (
+        seed_transcripts.read(tmp_path / name, "gsm8k", "p")
+        for name in ("as_written.txt", "other.txt")
+    )
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"<html>Sign in</html>", "web page"),
+        (TRANSCRIPT.encode("utf-16"), "not UTF-8"),
+        (b"", "0 bytes"),
+    ],
+)
+def test_what_is_no_transcript_is_named(tmp_path, content, named):
+    path = tmp_path / "p.txt"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=named):
+        seed_transcripts.read(path, "gsm8k", "p")

@@ -72,7 +72,7 @@ def test_errors_name_the_folder(tmp_path):
 
 def test_broken_json_is_named(run):
     (run / "run" / "manifest.json").write_text("{")
-    with pytest.raises(ValueError, match=r"run/manifest.json is not JSON"):
+    with pytest.raises(ValueError, match=r"run/manifest.json is not valid JSON"):
         report.read_run(run)
 
 

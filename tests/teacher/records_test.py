@@ -197,7 +197,7 @@ def test_missing_columns_and_wrong_types_are_named(tmp_path):
     ("content", "error", "message"),
     [
         (None, FileNotFoundError, r"no manifest\.json"),
-        ("{", teacher.ShardError, "is not JSON"),
+        ("{", teacher.ShardError, "is not valid JSON"),
         (
             '{"artefact": "aligned_corpus", "schema_version": 1}',
             teacher.ShardError,

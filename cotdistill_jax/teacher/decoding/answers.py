@@ -21,6 +21,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
+from cotdistill_jax import files
 from cotdistill_jax.teacher import spelling
 from cotdistill_jax.teacher.records import MAX_ROW_SUM
 from cotdistill_jax.teacher.spelling import Row, Token
@@ -250,7 +251,7 @@ def _sample(choice: Any, top_k: int) -> Sample:
     try:
         # A chat model that only reasoned, or refused, has null for its content.
         text = choice["text"] if "text" in choice else choice["message"]["content"] or ""
-        text = _whole_characters(text)
+        text = files.whole_characters(text)
         finish_reason = _end(choice, text)
         steps = list(_steps(choice.get("logprobs"))) if top_k else []
         rows = [candidate_row(*step) for step in steps]
@@ -344,11 +345,4 @@ def _is_no_log_prob(number: float | None) -> bool:
 
 def _token_text(token: str | int) -> str:
     """Returns a token as text; a number, as servers give that return ids, as it is written."""
-    return str(token) if isinstance(token, int) else _whole_characters(token)
-
-
-def _whole_characters(text: str) -> str:
-    """Returns `text` with U+FFFD for halves of surrogate pairs, which JSON can hold and UTF-8 cannot."""
-    if text.isascii():
-        return text
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return str(token) if isinstance(token, int) else files.whole_characters(token)

@@ -91,7 +91,8 @@ def read(folder: pathlib.Path) -> Content:
             if not line.endswith(b"\n"):
                 break
             try:
-                _take(content, json.loads(line))
+                if line.strip():
+                    _take(content, json.loads(line))
             except (ValueError, KeyError, TypeError) as error:
                 raise shards.ShardError(
                     f"teacher decoding: line {number + 1} of {path} cannot be read ({type(error).__name__}: {error}). It was changed "
