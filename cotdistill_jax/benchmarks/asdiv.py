@@ -11,6 +11,7 @@ import xml.etree.ElementTree as ElementTree
 
 from cotdistill_jax.benchmarks import files
 from cotdistill_jax.benchmarks.question import Question
+from cotdistill_jax.files import refuse_foreign_content
 
 SPLITS = ("test",)
 
@@ -18,6 +19,7 @@ SPLITS = ("test",)
 def load(split: str = "test", data_dir: str | os.PathLike[str] | None = None) -> list[Question]:
     """Returns all questions in file order; `test` is the only split."""
     path = files.data_path("asdiv/ASDiv.xml", data_dir)
+    refuse_foreign_content(path, "benchmarks", "XML", markup=True)
     try:
         root = ElementTree.parse(path).getroot()
     except ElementTree.ParseError as error:

@@ -16,7 +16,8 @@ from typing import Any
 
 _HEAD_BYTES = 1024
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_MARKUP = (b"<!doctype", b"<html", b"<head", b"<body", b"<?xml", b"<script", b"<!--")
+_PAGE = (b"<!doctype html", b"<html", b"<head", b"<body", b"<script")
+_MARKUP = (*_PAGE, b"<!doctype", b"<?xml", b"<!--")
 _ARCHIVES = {
     b"\x1f\x8b": "gzip data; unpack it first (gunzip)",
     b"BZh": "bzip2 data; unpack it first (bunzip2)",
@@ -38,7 +39,7 @@ def foreign_content(
 
     Args:
         path: existing file; its first KiB is read.
-        markup: the file may begin with `<`, as XML does.
+        markup: the file may begin with `<`, as XML does; HTML is still none.
         archive: name of the one archive form that is right here, such as "zip" (PyTorch's files since 1.6) or "gzip".
 
     Example: `foreign_content("spiece.model")` of a repository cloned without LFS returns "a Git LFS pointer (of 791,656 bytes); ...".
@@ -55,7 +56,7 @@ def foreign_content(
         if head.startswith(magic) and not (archive and f" {archive} " in f" {name}"):
             return name
     text = head.removeprefix(_BYTE_ORDER_MARK).lstrip().lower()
-    if not markup and text.startswith(_MARKUP):
+    if text.startswith(_PAGE if markup else _MARKUP):
         return "a web page (HTML), such as a login or an error page; download the file itself"
     return None
 

@@ -11,6 +11,9 @@ A step is the sampled token and the top 5, each as Python writes a string (so qu
 may be part of a token) with its probability. What belongs to which part is decided by the part before: a text goes on until
 "Per-step decode: " whatever its lines begin with, and only after that a question or a sample begins.
 
+Windows ends lines with CR and LF, and files that were joined or edited do so in part. How the lines of a sample end is seen at the end of
+its steps, where the teacher wrote nothing; any other CR is the teacher's.
+
 Two marks of how the transcripts came about are repaired and counted: a question that was interrupted and asked again
 (`repeated_question`; its samples are numbered on), and a teacher that goes on with a question of its own after the answer, whose
 text and steps are left out from there on, as the seed did (`continued_after_answer`).
@@ -23,7 +26,7 @@ import functools
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from cotdistill_jax import files
 from cotdistill_jax.teacher.records import TeacherRecord
@@ -44,6 +47,7 @@ _STEPS_LABEL = "Per-step decode: "
 _QUESTION = re.compile(r"Question \d+: ")
 _SAMPLE = re.compile(r"Model output \d+: ?")
 _CONTINUES = "Question"
+_LINE_END = re.compile(r"\r*\n")
 
 
 @dataclasses.dataclass
@@ -221,20 +225,21 @@ class _Block:
 
 def _blocks(path: pathlib.Path, read: Callable[[int], object]) -> Iterator[_Block]:
     """Yields the blocks of a file; each line belongs to the part that the lines before it opened."""
-    block, text, part, on_windows = None, "", "end", False
+    block, text, part = None, "", "end"
     with path.open(encoding="utf-8-sig", newline="\n") as lines:
-        for number, written in enumerate(lines, 1):
-            read(len(written.encode()))
-            # Windows ends every line with CR and LF; elsewhere a CR before LF is the teacher's.
-            on_windows = written.endswith("\r\n") if number == 1 else on_windows
-            line = written.replace("\r\n", "\n") if on_windows else written
+        for number, line in enumerate(_decoded(lines, path), 1):
+            read(len(line.encode()))
             if part == "end" and not line.strip():
                 continue
             if part in ("end", "question", "answer") and _QUESTION.match(line):
                 if block is not None:
                     yield block
                 where = f"import: {path} line {number}"
-                block, part = _Block(where, line), "question"
+                if "\rAnswer: " in line:
+                    raise SeedFileError(
+                        f"{where}: the lines end with CR alone, as on old Macs. Convert them to LF (mac2unix)."
+                    )
+                block, part = _Block(where, _LINE_END.sub("\n", line)), "question"
             elif block is None:
                 raise SeedFileError(
                     f"import: {path} line {number}: expected 'Question <number>: ...', got {line[:60]!r}. Check that this is a transcript "
@@ -245,10 +250,12 @@ def _blocks(path: pathlib.Path, read: Callable[[int], object]) -> Iterator[_Bloc
             elif part in ("end", "answer") and _SAMPLE.match(line):
                 text, part, block.unfinished = line, "sample", 1
             elif part == "sample" and line.startswith(_STEPS_LABEL) and line.endswith("\n"):
-                block.samples.append((text, number, line[len(_STEPS_LABEL) :]))
+                steps = line.rstrip("\r\n")
+                text = text.replace(line[len(steps) :], "\n")
+                block.samples.append((text, number, steps[len(_STEPS_LABEL) :]))
                 part, block.unfinished = "end", 0
             elif part == "question":
-                block.question += line
+                block.question += _LINE_END.sub("\n", line)
             elif part == "answer":
                 block.answer += line
             elif part == "sample":
@@ -261,6 +268,16 @@ def _blocks(path: pathlib.Path, read: Callable[[int], object]) -> Iterator[_Bloc
         raise SeedFileError(f"import: {path} is empty.")
     block.is_last = True
     yield block
+
+
+def _decoded(lines: Iterable[str], path: pathlib.Path) -> Iterator[str]:
+    """Yields the lines of a file; what is no UTF-8 is a SeedFileError."""
+    try:
+        yield from lines
+    except UnicodeDecodeError as error:
+        raise SeedFileError(
+            f"import: {path} is not UTF-8 (byte {error.object[error.start]:#04x}). Save it as UTF-8."
+        ) from error
 
 
 def _end_of_answer(steps: list[Step]) -> int:

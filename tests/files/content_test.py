@@ -34,6 +34,8 @@ def test_the_archive_and_the_markup_that_belong_there_are_let_through(tmp_path):
     assert files.foreign_content(path, archive="zip") is None
     path.write_bytes(b"<?xml version='1.0'?>")
     assert files.foreign_content(path, markup=True) is None
+    path.write_bytes(b"<!DOCTYPE html>")
+    assert "web page" in files.foreign_content(path, markup=True)
 
 
 def test_byte_order_marks_and_blank_lines_are_passed_over(tmp_path):

@@ -216,3 +216,29 @@ def test_windows_lines_and_a_byte_order_mark_read_as_without(tmp_path, mark):
 def test_a_carriage_return_of_the_teacher_stays(tmp_path):
     (record,), _ = read(tmp_path, block(0, [("\nIt\r\nis 2\n", [TAIL])]))
     assert record.text == "It\r\nis 2"
+
+
+@pytest.mark.parametrize("doubled", [False, True])
+def test_blocks_that_end_their_lines_in_different_ways_read_alike(tmp_path, doubled):
+    blocks = [block(n, [("\n\nSo.\n\nIt is 2\n", [TAIL])], "Two\nlines?") for n in range(4)]
+    expected, _ = read(tmp_path, "".join(blocks))
+    end = "\r\r\n" if doubled else "\r\n"
+    for on_windows in ([0], [1, 2], [3], [0, 2]):
+        parts = [b.replace("\n", end) if n in on_windows else b for n, b in enumerate(blocks)]
+        assert read(tmp_path, "\n" + "".join(parts))[0] == expected
+
+
+def test_a_carriage_return_of_the_teacher_stays_where_line_ends_were_converted(tmp_path):
+    content = block(0, [("\nIt\r\nis 2\n", [TAIL])]).replace("\n", "\r\n")
+    (record,), _ = read(tmp_path, content)
+    assert record.text == "It\r\nis 2"
+
+
+def test_lines_of_old_macs_and_other_encodings_are_named(tmp_path):
+    with pytest.raises(SeedFileError, match="line 1: the lines end with CR alone"):
+        read(tmp_path, block(0, [("\nIt is 2\n", [TAIL])]).replace("\n", "\r"))
+    for encoding, byte in (("utf-16", "0xff"), ("latin-1", "0xe9")):
+        path = tmp_path / f"{encoding}.txt"
+        path.write_bytes(block(0, [("\nIt is 2 é\n", [TAIL])]).encode(encoding))
+        with pytest.raises(SeedFileError, match=rf"is not UTF-8 \(byte {byte}\)"):
+            list(seed_transcripts.open_transcript(path, "codex"))
