@@ -144,6 +144,8 @@ def load_questions() -> list[benchmarks.Question]:
                 f"decode: {path} record {row}: the id {fields[0]!r} is empty or occurs twice; number the questions."
             )
         questions[fields[0]] = benchmarks.Question(fields[0], "file", *fields[1:])
+    if not questions:
+        raise ValueError(f"decode: {path} holds no question.")
     return list(questions.values())[: _LIMIT.value]
 
 
@@ -405,6 +407,21 @@ def complain(said: dict[str, Any], message: str) -> None:
     )
 
 
+def extra_body() -> dict[str, Any]:
+    """Returns the further fields of a request."""
+    try:
+        fields = json.loads(_EXTRA_BODY.value)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"decode: --extra_body is no JSON ({error}); write it like '{{\"min_p\": 0.1}}'."
+        ) from error
+    if not isinstance(fields, dict):
+        raise ValueError(
+            f"decode: --extra_body must be a JSON object like '{{\"min_p\": 0.1}}', got a {type(fields).__name__}."
+        )
+    return fields
+
+
 def how_to_sample(prompt: prompts.Prompt) -> decoding.Sampling:
     """Returns how the flags want answers drawn."""
     return decoding.Sampling(
@@ -414,7 +431,7 @@ def how_to_sample(prompt: prompts.Prompt) -> decoding.Sampling:
         top_k=_TOP_K.value,
         stop=stop_texts(prompt),
         seed=_SEED.value,
-        extra=json.loads(_EXTRA_BODY.value),
+        extra=extra_body(),
     )
 
 

@@ -2,8 +2,10 @@
 
 import os
 import pathlib
+from typing import Any
 
 import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 
 from cotdistill_jax.files.content import ForeignFileError, refuse_foreign_content
 
@@ -19,7 +21,7 @@ def open_vocabulary(
 
     Raises:
         FileNotFoundError: no such file.
-        ForeignFileError: it holds something else: an LFS pointer, a web page, a `tokenizer.json`, or no model.
+        ForeignFileError: it holds something else: an LFS pointer, a web page, a `tokenizer.json`, a part of a model, or no model.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -29,7 +31,7 @@ def open_vocabulary(
         )
     refuse_foreign_content(path, stage, "a SentencePiece model")
     try:
-        return sentencepiece.SentencePieceProcessor(model_file=os.fspath(path))
+        processor = sentencepiece.SentencePieceProcessor(model_file=os.fspath(path))
     except (RuntimeError, OSError) as error:
         with path.open("rb") as file:
             begins = file.read(20)
@@ -37,3 +39,12 @@ def open_vocabulary(
             f"{stage}: {path} is not a SentencePiece model (it begins with {begins!r}). Use the file spiece.model of the model, not "
             "tokenizer.json or a vocabulary in text."
         ) from error
+    # SentencePiece opens a file that ends after any piece; its settings come after all of them.
+    model: Any = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]  # made at run time
+    model.ParseFromString(path.read_bytes())
+    if not model.HasField("normalizer_spec"):
+        raise ForeignFileError(
+            f"{stage}: {path} ends after {len(processor):,} pieces, before the settings of a SentencePiece model: it is cut off. Fetch "
+            "it again."
+        )
+    return processor

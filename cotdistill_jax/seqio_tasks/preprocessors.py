@@ -22,7 +22,7 @@ def keep_first_of_question(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 def finished_inputs(dataset: tf.data.Dataset, output_features: OutputFeatures) -> tf.data.Dataset:
     """Returns the rows with `inputs` (ids) and `inputs_pretokenized` from the field `input`."""
-    vocabulary = output_features["inputs"].vocabulary
+    vocabulary = _vocabulary(output_features, "inputs")
 
     def tokenise(row: Example) -> Example:
         return {
@@ -59,7 +59,7 @@ def text_targets(
     """
 
     def preprocess(dataset: tf.data.Dataset, output_features: OutputFeatures) -> tf.data.Dataset:
-        vocabulary = output_features["targets"].vocabulary
+        vocabulary = _vocabulary(output_features, "targets")
 
         def tokenise(row: Example) -> Example:
             targets = vocabulary.encode_tf(row[field])
@@ -68,6 +68,13 @@ def text_targets(
         return dataset.map(tokenise, num_parallel_calls=tf.data.AUTOTUNE)
 
     return preprocess
+
+
+def _vocabulary(output_features: OutputFeatures, feature: str) -> seqio.Vocabulary:
+    """Returns a feature's vocabulary, loaded: TensorFlow would wrap the errors of loading it while a function is traced."""
+    vocabulary = output_features[feature].vocabulary
+    vocabulary.load_model()
+    return vocabulary
 
 
 def _kept(row: Example) -> Example:
@@ -83,7 +90,7 @@ def zero_shot_inputs(
     """Returns a preprocessor that makes `inputs` (ids) and `inputs_pretokenized` of a zero-shot format."""
 
     def preprocess(dataset: tf.data.Dataset, output_features: OutputFeatures) -> tf.data.Dataset:
-        vocabulary = output_features["inputs"].vocabulary
+        vocabulary = _vocabulary(output_features, "inputs")
 
         def render(example: Example) -> Example:
             text = tf.strings.join([form.query_prefix, example["question"], form.query_suffix])

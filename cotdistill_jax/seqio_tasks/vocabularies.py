@@ -5,7 +5,7 @@ from typing import Any
 
 import seqio
 
-from cotdistill_jax import corpus
+from cotdistill_jax import corpus, files
 
 T5_EXTRA_IDS = 100
 T5_VOCABULARY_SIZE = 32_000 + T5_EXTRA_IDS
@@ -23,8 +23,15 @@ def t5() -> seqio.SentencePieceVocabulary:
 
     Raises, at first use:
         FileNotFoundError: If COTDISTILL_DATA_DIR has no `t5/spiece.model`.
+        files.ForeignFileError: If that file is no SentencePiece model.
     """
     return _T5Vocabulary()
+
+
+@functools.cache
+def _check(file: str) -> None:
+    """Raises what SeqIO would say as a fault of its own where a file is no SentencePiece model."""
+    files.open_vocabulary(file, "tasks")
 
 
 class _T5Vocabulary(seqio.SentencePieceVocabulary):
@@ -35,8 +42,10 @@ class _T5Vocabulary(seqio.SentencePieceVocabulary):
 
     @property
     def sentencepiece_model_file(self) -> str:
-        """Path of the file; raises `FileNotFoundError` where it is missing."""
-        return str(corpus.t5_vocabulary())
+        """Path of the file; raises `FileNotFoundError` where it is missing, `files.ForeignFileError` where it is no vocabulary."""
+        file = str(corpus.t5_vocabulary())
+        _check(file)
+        return file
 
     def _model_context(self) -> Any:
         self._sentencepiece_model_file = self.sentencepiece_model_file

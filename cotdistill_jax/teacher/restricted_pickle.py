@@ -288,7 +288,7 @@ def _global_after(data: np.ndarray, position: int) -> str:
             bytes(data[position : position + _SEARCHED_BYTES])
         ):
             if opcode.stack_after == [pickletools.pyunicode]:
-                texts = [texts[-1], argument]
+                texts = [texts[-1], str(argument)]
             elif opcode.name in ("GLOBAL", "INST", "STACK_GLOBAL"):
                 name = " ".join(texts) if opcode.name == "STACK_GLOBAL" else str(argument)
                 if "?" not in name and name != " ".join(pickle_scan.ALLOWED_CLASS):

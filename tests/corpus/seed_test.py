@@ -181,7 +181,7 @@ def test_another_vocabulary_is_refused_when_the_task_is_read(
     other = tmp_path / "data"
     shutil.copytree(benchmark_dir, other)
     with (other / "t5" / "spiece.model").open("ab") as stream:
-        stream.write(b"\x00")
+        stream.write(b"\xc2\x3e\x00")  # an empty field of another program: a model still
     monkeypatch.setenv("COTDISTILL_TFDS_DIR", str(folder))
     monkeypatch.setenv("COTDISTILL_DATA_DIR", str(other))
     task = seqio.get_mixture_or_task("seed_zero_shot_cot_v1")

@@ -31,6 +31,17 @@ def test_what_is_no_vocabulary_is_named(tmp_path, content, named):
     assert str(path) in str(caught.value)
 
 
+def test_a_vocabulary_that_is_cut_off_is_named_wherever_it_ends(tmp_path):
+    whole = corpus.arith_vocabulary().read_bytes()
+    path, messages = tmp_path / "spiece.model", set()
+    for size in [*range(1, 600), *range(6_900, 7_200), len(whole) - 1]:
+        path.write_bytes(whole[:size])
+        with pytest.raises(files.ForeignFileError) as caught:
+            files.open_vocabulary(path, "stage")
+        messages.add("it is cut off" in str(caught.value))
+    assert messages == {True, False}, "SentencePiece opens some of them, and others not"
+
+
 def test_a_missing_vocabulary_says_what_to_pass(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no vocabulary at .*Pass a SentencePiece model"):
         files.open_vocabulary(tmp_path / "spiece.model", "stage")

@@ -307,6 +307,34 @@ def test_nothing_is_asked_without_consent(server, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("content", "flag", "message"),
+    [
+        (b" \n\r\n", "--limit=1", "questions.jsonl holds no question"),
+        (b'{"id": "a", "question": "1 + 1?", "gold": "2"}\n', "--extra_body={min_p: 1}", "no JSON"),
+        (b'{"id": "a", "question": "1 + 1?", "gold": "2"}\n', "--extra_body=[1]", "got a list"),
+    ],
+)
+def test_what_cannot_be_asked_is_said_in_one_line(server, tmp_path, content, flag, message):
+    path = tmp_path / "questions.jsonl"
+    path.write_bytes(content)
+    flags = (f"--questions={path}", "--prompt=zero_shot_cot", "--yes", flag)
+    status, _, stderr = finish(start(server, tmp_path / "out", *flags))
+    assert status == 1
+    assert message in stderr and "Traceback" not in stderr
+    assert server.requests == []
+
+
+def test_halves_of_surrogate_pairs_in_a_question_are_replaced_and_said(server, tmp_path):
+    path = tmp_path / "questions.jsonl"
+    path.write_text(r'{"id": "a\ud83d", "question": "\ude00 1 + 1?", "gold": "2"}' + "\n\n")
+    flags = (f"--questions={path}", "--prompt=zero_shot_cot", "--dry_run")
+    status, stdout, stderr = finish(start(server, tmp_path / "out", *flags))
+    assert status == 0, stderr
+    assert "Q: \ufffd 1 + 1?" in stdout
+    assert "line 1: halves of surrogate pairs" in stderr
+
+
 def test_the_key_is_refused_where_it_would_be_written(server, tmp_path):
     status, stdout, stderr = finish(
         start(server, tmp_path / "out", *ARITH, "--yes", f"--teacher={KEY}")
