@@ -79,7 +79,7 @@ def _results(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
     results = [(e.step, result) for e in evaluations for result in e.results]
     return {
         "results": [_result_row(step, result) for step, result in results],
-        "outside_vocabulary": outside_vocabulary([result for _, result in results]),
+        "outside_vocabulary": dict.fromkeys(outside_vocabulary([result for _, result in results])),
         "headlines": ", ".join(dict.fromkeys(result.headline for _, result in results)),
     }
 

@@ -45,6 +45,26 @@ def test_a_models_text_cannot_end_the_data(run, tmp_path):
     assert "<script>window.broken" not in page and "<img" not in page
 
 
+def test_golds_that_the_vocabulary_cannot_spell_are_said_once(run, tmp_path):
+    said = "golds hold characters that the model"
+    assert said not in written(run, tmp_path)[1]
+    for results in run.glob("evaluation/*/results.json"):
+        counted = '"golds_outside_vocabulary": 3'
+        results.write_text(results.read_text().replace('"golds_outside_vocabulary": null', counted))
+    _, page = written(run, tmp_path)
+    assert page.count(f"arith zero_shot_cot: 3 of 4 {said}") == 1
+
+
+def test_a_byte_order_mark_and_blank_lines_read_as_without(run, tmp_path):
+    _, expected = written(run, tmp_path)
+    metrics = run / "run" / "metrics.jsonl"
+    metrics.write_bytes(b"\xef\xbb\xbf" + metrics.read_bytes().replace(b"\n", b"\r\n\r\n"))
+    for file in run.rglob("*.json"):
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    _, page = written(run, tmp_path)
+    assert re.findall("<td.*", page) == re.findall("<td.*", expected)
+
+
 def test_references_are_chosen_by_benchmark(run, tmp_path):
     _, page = written(run, tmp_path)
     assert "None of them is for a benchmark of this run" in page
