@@ -349,6 +349,7 @@ def read_shard(
         raise FileNotFoundError(
             f"{layout.artefact}: shard {path} is listed in the manifest and missing. Restore it, or write the folder again."
         )
+    _refuse_foreign(path, layout)
     if verify and (got := file_sha256(path)) != shard["sha256"]:
         raise ShardError(
             f"{layout.artefact}: shard {path} has checksum {got}, the manifest says {shard['sha256']}. The file changed "
@@ -384,7 +385,15 @@ def _same_type(got: pa.DataType, expected: pa.DataType) -> bool:
     return got == expected
 
 
+def _refuse_foreign(path: pathlib.Path, layout: Layout) -> None:
+    try:
+        files.refuse_foreign_content(path, layout.artefact, "a Parquet shard")
+    except files.ForeignFileError as error:
+        raise ShardError(str(error)) from error
+
+
 def _open(path: pathlib.Path, layout: Layout) -> pq.ParquetFile:
+    _refuse_foreign(path, layout)
     try:
         return pq.ParquetFile(path)
     except pa.ArrowInvalid as error:

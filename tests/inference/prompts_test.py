@@ -173,3 +173,27 @@ def test_every_published_bbh_prompt_can_be_used(benchmark, data_dir):
     assert len(cot.demonstrations) == 3
     assert direct.count("\nA: ") == 3 and direct.endswith("\nA:")
     assert "step by step" not in direct and "the answer is" not in direct
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_lines_of_other_systems_and_a_byte_order_mark_read_as_without(folder, end, mark):
+    mine, published = folder / "prompt.txt", folder / "bbh" / "cot-prompts" / "navigate.txt"
+    mine.write_text("Q: 1 + 1?\nA: It is 2.\n\nQ: {question}\nA:")
+    modes = (f"file:{mine}", "cot_4_cases")
+    expected = [prompts.build(mode, "bbh/navigate", folder) for mode in modes]
+    for path in (mine, published):
+        path.write_bytes((mark + path.read_text().replace("\n", end)).encode())
+    assert [prompts.build(mode, "bbh/navigate", folder) for mode in modes] == expected
+
+
+def test_what_is_no_prompt_is_named(tmp_path):
+    path = tmp_path / "prompt.txt"
+    for content, named in (
+        (b"<!DOCTYPE html>", "web page"),
+        (b"version https://git-lfs.github.com/spec/v1\nsize 5\n", "Git LFS pointer"),
+        ("Q: {question}".encode("utf-16"), "not UTF-8"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=named):
+            prompts.build(f"file:{path}", "gsm8k")

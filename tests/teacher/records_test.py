@@ -193,6 +193,16 @@ def test_missing_columns_and_wrong_types_are_named(tmp_path):
         list(teacher.read_records(tmp_path, verify=False))
 
 
+@pytest.mark.parametrize("name", ["records-00000.parquet", "manifest.json"])
+def test_what_lies_there_instead_is_named(tmp_path, name):
+    teacher.write_records(tmp_path, [make_record(0)])
+    (tmp_path / name).write_bytes(b"version https://git-lfs.github.com/spec/v1\nsize 5\n")
+    with pytest.raises(teacher.ShardError, match=rf"{name} holds a Git LFS pointer \(of 5 bytes\)"):
+        list(teacher.read_records(tmp_path))
+    with pytest.raises(teacher.ShardError, match=rf"{name} holds a Git LFS pointer \(of 5 bytes\)"):
+        teacher.RecordWriter(tmp_path, resume=True)
+
+
 @pytest.mark.parametrize(
     ("content", "error", "message"),
     [
