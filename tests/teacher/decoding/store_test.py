@@ -94,6 +94,18 @@ def test_a_line_that_a_kill_cut_off_is_removed(tmp_path, kept_bytes):
     assert [r.question_id for r in journal.read(tmp_path).records] == ["q0", "q2"]
 
 
+def test_blank_lines_in_a_journal_are_passed_over(tmp_path):
+    store = open_store(tmp_path)
+    store.add(entry(0))
+    abandon(store)
+    path = tmp_path / journal.JOURNAL_NAME
+    path.write_bytes(b"\n" + path.read_bytes() + b"\r\n\n")
+    store = open_store(tmp_path)
+    store.add(entry(1))
+    abandon(store)
+    assert [r.question_id for r in journal.read(tmp_path).records] == ["q0", "q1"]
+
+
 def test_a_damaged_journal_is_refused_with_its_line(tmp_path):
     store = open_store(tmp_path)
     store.add(entry(0))
