@@ -17,6 +17,7 @@ DECODE = ["--base_url=http://127.0.0.1:9/v1", "--model=m", "--output_dir=out", "
 MISTAKES: dict[str, list[tuple[list[str], str]]] = {
     "-m cotdistill_jax.train": [
         (["--gin_file=no.gin"], "no.gin"),
+        ([GIN[0], "--gin.MODEL_DIR='x'"], "gin/runs/finetune.gin"),
         ([*GIN, "--gin.MODEL_DIRR='x'"], "MODEL_DIR"),
         ([*GIN, "--gin.MODEL_DIR=runs/x"], "quotes"),
         ([*GIN, "--gin.MODEL_DIR='x'", "--gin.TRAIN_STEPS=20"], "WARMUP_STEPS"),

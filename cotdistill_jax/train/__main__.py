@@ -70,7 +70,13 @@ def main() -> None:
             importlib.import_module(module)
         gin_config.parse(_FILES.value, bindings, _PATHS.value)
         description = run_folder.Description(gin.config_str(), sys.argv, _ALLOW.value)
-        result = gin.get_configurable(loop.train)(description=description)
+        try:
+            train = gin.get_configurable(loop.train)
+        except ValueError as error:
+            raise ValueError(
+                "train: none of the gin files binds the runner; give --gin_file=gin/runs/finetune.gin as the last one"
+            ) from error
+        result = train(description=description)
         folder = gin.query_parameter("MODEL_DIR/macro.value")
         ending = "done" if result.finished else "stopped; run the same command to continue"
         print(f"train: {ending} after step {result.step}: {folder}")
