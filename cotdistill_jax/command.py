@@ -26,9 +26,8 @@ def import_quietly(name: str) -> None:
     Args:
         name: of the package.
     """
-    os.environ.setdefault(
-        "TF_CPP_MIN_LOG_LEVEL", "3"
-    )  # no word about GPUs that TensorFlow does not find
+    # No word about GPUs that TensorFlow does not find.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     kept = os.dup(2)
     with tempfile.TemporaryFile() as said:
         os.dup2(said.fileno(), 2)

@@ -84,13 +84,19 @@ def refuse_foreign_content(
         raise ForeignFileError(f"{stage}: {path} holds {what}, expected {expected}. Fix: {fix}.")
 
 
-def read_text(path: str | os.PathLike[str], stage: str, expected: str = "text in UTF-8") -> str:
-    """Returns the text of a UTF-8 file without a byte order mark.
+def read_text(
+    path: str | os.PathLike[str],
+    stage: str,
+    expected: str = "text in UTF-8",
+    *,
+    markup: bool = True,
+) -> str:
+    """Returns the text of a UTF-8 file without a byte order mark; arguments as for `refuse_foreign_content`.
 
     Raises:
-        ForeignFileError: LFS pointer, archive, or bytes that are no UTF-8.
+        ForeignFileError: LFS pointer, web page, archive, or bytes that are no UTF-8.
     """
-    refuse_foreign_content(path, stage, expected, markup=True)
+    refuse_foreign_content(path, stage, expected, markup=markup)
     try:
         return pathlib.Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -105,8 +111,7 @@ def read_json(path: str | os.PathLike[str], stage: str) -> Any:
     Raises:
         ForeignFileError: LFS pointer, web page, archive, or no JSON; the message names the file.
     """
-    refuse_foreign_content(path, stage, "JSON")
-    text = read_text(path, stage, "JSON")
+    text = read_text(path, stage, "JSON", markup=False)
     try:
         return _parse(text, f"{stage}: {path}")
     except json.JSONDecodeError as error:

@@ -125,9 +125,8 @@ def mean_of_tasks(results: Sequence[Result]) -> list[Result]:
             scores = {rule: _mean([t.scores[rule] for t in tasks]) for rule in tasks[0].scores}
             unfinished = sum(task.unfinished for task in tasks)
             outside = [task.golds_outside_vocabulary for task in tasks]
-            counted = [number for number in outside if number is not None]
-            outside_all = sum(counted) if len(counted) == len(tasks) else None
-            means.append(Result("bbh", prompt, tasks[0].headline, scores, unfinished, outside_all))
+            unspelled = None if None in outside else sum(n for n in outside if n is not None)
+            means.append(Result("bbh", prompt, tasks[0].headline, scores, unfinished, unspelled))
     return means
 
 

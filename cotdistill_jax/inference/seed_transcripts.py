@@ -48,8 +48,7 @@ def read(path: str | os.PathLike[str], benchmark: str, prompt: str) -> list[Pred
     Raises:
         ValueError: the file is no text, or a part of it is no such block; the message gives the line.
     """
-    files.refuse_foreign_content(path, "inference", "a transcript")
-    content = files.read_text(path, "inference", "a transcript")
+    content = files.read_text(path, "inference", "a transcript", markup=False)
     found: list[Prediction] = []
     end = 0
     while end < len(content):

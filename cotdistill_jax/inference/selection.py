@@ -52,13 +52,10 @@ def select(checkpoint: str, steps: str | None = None) -> list[Selected]:
     """
     if _REMOTE in checkpoint:
         return [_remote(checkpoint, steps)]
-    named = files.is_name(checkpoint)
-    if named and steps is None:
+    if files.is_name(checkpoint) and steps is None:
         return [_latest(pathlib.Path(checkpoint))]
     matches = sorted(
-        path
-        for path in ([checkpoint] if named else files.matches(checkpoint))
-        if os.path.isdir(path) or _is_file(path)
+        path for path in files.matches(checkpoint) if os.path.isdir(path) or _is_file(path)
     )
     if not matches:
         raise FileNotFoundError(f"inference: no folder matches --checkpoint={checkpoint}")

@@ -85,10 +85,11 @@ class PickledList:
             empty = os.fstat(stream.fileno()).st_size == 0
             content = b"" if empty else mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         self._data = np.frombuffer(content, np.uint8)
-        found = None if empty else files.foreign_content(self.path)
-        if found:
-            what, _, fix = found.partition("; ")
-            raise PickleFileError(f"import: {self.path} is {what}, expected a pickled list. {fix}.")
+        if not empty:
+            try:
+                files.refuse_foreign_content(self.path, "import", "a pickled list")
+            except files.ForeignFileError as error:
+                raise PickleFileError(str(error)) from error
         self._scan = pickle_scan.scan(self._data)
         self._loaded: list[Any] | None = None
         if self._scan.status is not Status.WHOLE:
@@ -196,9 +197,7 @@ class _Containers(pickle.Unpickler):
     """Loads what `pickle_scan.scan` let pass; the second of two locks."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) != pickle_scan.ALLOWED_CLASS:
-            raise pickle.UnpicklingError(f"refused the global {module}.{name}")
-        return dict
+        return _allowed_class(module, name)
 
 
 _OldUnpickler: Any = pickle._Unpickler  # Python's own, whose opcodes can be chosen
@@ -252,9 +251,14 @@ class _OldContainers(_OldUnpickler):
         self.is_old |= is_old or (not began_memo and 1 in self.memo)
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) != pickle_scan.ALLOWED_CLASS:
-            raise pickle.UnpicklingError(f"refused the global {module}.{name}")
-        return dict
+        return _allowed_class(module, name)
+
+
+def _allowed_class(module: str, name: str) -> type:
+    """Returns `dict` for the one class that is allowed, and refuses every other name."""
+    if (module, name) != pickle_scan.ALLOWED_CLASS:
+        raise pickle.UnpicklingError(f"refused the global {module}.{name}")
+    return dict
 
 
 def _describe(data: np.ndarray, scan: pickle_scan.Scan) -> str:

@@ -7,7 +7,7 @@ r"""Where a teacher's tokens lie in its text, however a server spells them.
 | escapes (completions of OpenAI) | `"bytes: \xe2\x80"`, `"bytes:\x9c"`, `"7"` |
 | byte-level BPE, as GPT-2's, Llama 3's and Qwen's vocabularies spell | `"ĠâĢľ"`, `"7"` |
 | SentencePiece, as T5's, Llama 2's and Mistral's vocabularies spell | `"▁"`, `"<0xE2>"`, `"<0x80>"`, `"<0x9C>"`, `"7"` |
-| words ends | `"“</w>"`, `"7</w>"` |
+| word ends | `"“</w>"`, `"7</w>"` |
 | replacement characters (vLLM, TGI) | `" �"`, `"�"`, `"7"` |
 | spaces left out | `"“"`, `"7"` |
 

@@ -175,23 +175,31 @@ def check(answer: Answer, top_k: int) -> None:
     Raises:
         ChoiceError: the endpoint answers in a form that leaves the teacher's probabilities unused.
     """
-    for sample in answer.samples if top_k else ():
-        if sample.covered < _MIN_COVERED:
-            wrong = spelling.kind(sample.tokens, sample.text)
-            raise ChoiceError(
-                "tokens_do_not_spell_text",
-                f"the endpoint's tokens spell {sample.covered:.0%} of its text (they are {wrong or 'another text'}): text "
-                f"{sample.text[:60]!r}, tokens {list(sample.tokens[:6])}. Let the server return tokens as text (for vLLM without "
-                "--return-tokens-as-token-ids), or keep texts only with --top_k=0.",
-            )
-        known = sum(bool(row) for row in sample.top_k)
-        if known < _MIN_WITH_PROBABILITIES * len(sample.tokens):
-            raise ChoiceError(
-                "no_log_probabilities",
-                f"{len(sample.tokens) - known} of {len(sample.tokens)} tokens of the first answer have no usable log-probabilities; "
-                "expected natural log-probabilities, 0 or less, of one distribution each. Use another API (--api), or keep texts only "
-                "with --top_k=0.",
-            )
+    try:
+        for sample in answer.samples if top_k else ():
+            _check_use(sample)
+    except ChoiceError as error:
+        error.usage = answer.usage
+        raise
+
+
+def _check_use(sample: Sample) -> None:
+    if sample.covered < _MIN_COVERED:
+        wrong = spelling.kind(sample.tokens, sample.text)
+        raise ChoiceError(
+            "tokens_do_not_spell_text",
+            f"the endpoint's tokens spell {sample.covered:.0%} of its text (they are {wrong or 'another text'}): text "
+            f"{sample.text[:60]!r}, tokens {list(sample.tokens[:6])}. Let the server return tokens as text (for vLLM without "
+            "--return-tokens-as-token-ids), or keep texts only with --top_k=0.",
+        )
+    known = sum(bool(row) for row in sample.top_k)
+    if known < _MIN_WITH_PROBABILITIES * len(sample.tokens):
+        raise ChoiceError(
+            "no_log_probabilities",
+            f"{len(sample.tokens) - known} of {len(sample.tokens)} tokens of the first answer have no usable log-probabilities; "
+            "expected natural log-probabilities, 0 or less, of one distribution each. Use another API (--api), or keep texts only "
+            "with --top_k=0.",
+        )
 
 
 def candidate_row(

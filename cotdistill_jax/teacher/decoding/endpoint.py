@@ -190,7 +190,7 @@ class Endpoint:
         try:
             return await retrying(self._send, arguments, sampling, num_tokens)
         except (openai.APIError, answers.AnswerError, answers.ChoiceError) as error:
-            raise self._failure(error, num_samples) from None
+            raise self.failure(error, num_samples) from None
 
     async def _send(
         self, arguments: dict[str, Any], sampling: Sampling, num_tokens: int
@@ -226,7 +226,13 @@ class Endpoint:
     def _count_retry(self, state: tenacity.RetryCallState) -> None:
         self.num_retries += 1
 
-    def _failure(self, error: Exception, num_samples: int) -> RequestFailedError:
+    def failure(self, error: Exception, num_samples: int) -> RequestFailedError:
+        """Returns what an error of a request means for the run, without the key.
+
+        Args:
+            error: of the client, or of reading or checking the answer.
+            num_samples: choices that were asked for.
+        """
         reason = _reason(error)
         message = self.redact(f"{reason}: {error}")[:MAX_MESSAGE_LENGTH]
         usage = error.usage if isinstance(error, answers.ChoiceError) else None

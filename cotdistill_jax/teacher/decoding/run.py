@@ -103,7 +103,6 @@ class Run:
         self._sampling, self._plan, self._stop = sampling, plan, stop
         self._on_progress = on_progress
         self._failures_in_a_row = 0
-        self._checked = False
         self.first_answer = ""
         self._repeats_written = 0
         self._losses_written = 0
@@ -174,24 +173,21 @@ class Run:
                 answer = await self._endpoint.ask(
                     question.prompt, self._sampling, wanted, seed, most.total
                 )
-                self._check_first(answer)
+                self._check_first(answer, wanted)
                 self._keep(question, answer, wanted, have, seed)
 
-    def _check_first(self, answer: Answer) -> None:
+    def _check_first(self, answer: Answer, wanted: int) -> None:
         """Checks the first answer of the run end to end.
 
         Raises:
             RequestFailedError: most of the teacher's probabilities would be lost.
         """
-        if self._checked:
+        if self.first_answer:
             return
         try:
             check(answer, self._sampling.top_k)
         except ChoiceError as error:
-            raise RequestFailedError(
-                error.reason, f"{error.reason}: {error}", answer.usage
-            ) from None
-        self._checked = True
+            raise self._endpoint.failure(error, wanted) from None
         self.first_answer = _described(answer)
 
     def _keep(
@@ -240,7 +236,7 @@ class Run:
         self._store.add(Entry(question.question_id, counts, failure=failure))
         self._on_progress(0)
         self._failures_in_a_row += 1
-        if error.reason in _WRONG_FROM_THE_START and not self._checked:
+        if error.reason in _WRONG_FROM_THE_START and not self.first_answer:
             self._end(error.reason, str(error))
             self._stop.set()
         elif self._failures_in_a_row >= self._plan.max_failures_in_a_row:
