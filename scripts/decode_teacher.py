@@ -24,7 +24,6 @@ import os
 import pathlib
 import signal
 import sys
-import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -179,31 +178,12 @@ def stop_texts(prompt: prompts.Prompt) -> tuple[str, ...]:
     return (f"\n{prompt.query_prefix.strip()}",) if prompt.demonstrations else ()
 
 
-def clean_key(key: str, source: str) -> str | None:
-    """Returns a key without the invisible characters that copying leaves at its ends; None for an empty one.
-
-    Raises:
-        ValueError: other characters than visible ASCII are left, which no key has; the message names them and not the key.
-    """
-    invisible = ("Cc", "Cf", "Zs", "Zl", "Zp")
-    places = [
-        place for place, char in enumerate(key) if unicodedata.category(char) not in invisible
-    ]
-    key = key[places[0] : places[-1] + 1] if places else ""
-    for place, char in enumerate(key):
-        if not "!" <= char <= "~" or char in "\"'`":
-            name = unicodedata.name(char, "a control character")
-            raise ValueError(
-                f"decode: the key in {source} holds {name} (U+{ord(char):04X}) as character {place + 1} of {len(key)}; a key is visible "
-                "ASCII without quotes. Copy it anew."
-            )
-    return key or None
-
-
 def api_key() -> str | None:
     """Returns the key, after making sure that no setting that is written or printed holds it."""
     source = f"the variable {_API_KEY_VARIABLE.value}" if _API_KEY.value is None else "--api_key"
-    key = clean_key(_API_KEY.value or os.environ.get(_API_KEY_VARIABLE.value) or "", source)
+    key = decoding.clean_key(
+        _API_KEY.value or os.environ.get(_API_KEY_VARIABLE.value) or "", source
+    )
     if "@" in _BASE_URL.value or "?" in _BASE_URL.value:
         raise ValueError(
             "decode: --base_url must hold no user, password or query; pass the key by the environment."

@@ -1,8 +1,6 @@
 """Hugging Face T5 folders <-> our parameter tree, exactly and without PyTorch.
 
-`open_params` maps the tensors of `model.safetensors` (single file, or shards with an index) into memory, so that they
-cost none until they are used. An old `pytorch_model.bin` is read through
-PyTorch's restricted unpickler, where PyTorch is installed. `write` takes one tensor after the other and adds the config and
+`open_params` reads the tensors lazily (`tensor_files`). `write` takes one tensor after the other and adds the config and
 tokenizer files, so that `AutoModelForSeq2SeqLM.from_pretrained(folder)` works.
 
 Both sides compute the same function of the same numbers: neither scales attention scores at run time, so the only
@@ -19,33 +17,21 @@ difference is that Hugging Face stores linear maps as [out, in] and ours are [in
 | `S.block.i.layer.j.DenseReluDense.{wi,wi_0,wi_1,wo}.weight` | `S/layers_i/mlp/*/kernel` | transposed |
 """
 
-import contextlib
-import json
 import os
 import pathlib
-import pickle
 import shutil
-import struct
 import warnings
-import zipfile
-from collections.abc import Mapping, Sequence
-from typing import Any, BinaryIO
+from collections.abc import Mapping
+from typing import Any
 
-import ml_dtypes
 import numpy as np
 from flax import traverse_util
 from sentencepiece import sentencepiece_model_pb2
 
-from cotdistill_jax import files, network
-from cotdistill_jax.checkpoints import stored
+from cotdistill_jax import network
+from cotdistill_jax.checkpoints import stored, tensor_files
 from cotdistill_jax.teacher.shards import write_json_atomically
 
-_DTYPES = {
-    "F64": np.dtype("<f8"),
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-}
 _FEED_FORWARD = {
     "gated-gelu": ("gelu", "linear"),
     "gated-silu": ("silu", "linear"),
@@ -68,11 +54,6 @@ _DENSE_ACTIVATIONS = {"gated-gelu": "gelu_new", "gated-silu": "silu", "relu": "r
 _EMBEDDING_COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 # A table old exports hold though nothing reads it.
 _IGNORED = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)
-# What wrappers put before every name: DataParallel, torch.compile, Lightning.
-_WRAPPERS = ("module.", "_orig_mod.", "model.")
-_WRAPPED_STATES = ("state_dict", "model_state_dict", "model", "module")
-
-Tensors = dict[str, np.ndarray]
 
 
 def tensor_names(config: network.T5Config) -> dict[str, tuple[str, bool]]:
@@ -171,9 +152,9 @@ def open_params(
         `config.json` says; the message lists them.
     """
     folder = pathlib.Path(folder)
-    described = _read_json(folder / "config.json", "a Hugging Face T5 folder")
+    described = tensor_files.read_json(folder / "config.json", "a Hugging Face T5 folder")
     _check_fields(described, folder)
-    tensors = _one_embedding(_without_wrappers(_read_tensors(folder)), folder)
+    tensors = _one_embedding(tensor_files.read(folder), folder)
     scaled = described.get("scale_decoder_outputs")
     if scaled is None:
         scaled = described.get("tie_word_embeddings", True)
@@ -231,7 +212,7 @@ def write(
     }
     _check(ours, wanted, "the parameter tree")
     folder.mkdir(parents=True, exist_ok=True)
-    _write_tensors(folder, shapes, ours, names, max_shard_bytes)
+    tensor_files.write(folder, shapes, ours, names, max_shard_bytes)
     write_json_atomically(folder / "config.json", describe(config))
     start = {"decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
     write_json_atomically(folder / "generation_config.json", start)
@@ -301,16 +282,7 @@ def _check_fields(described: Any, folder: pathlib.Path) -> None:
         )
 
 
-def _without_wrappers(tensors: Tensors) -> Tensors:
-    """Returns the tensors without the prefixes that all their names share."""
-    for _ in range(len(_WRAPPERS)):
-        for prefix in _WRAPPERS:
-            if tensors and all(name.startswith(prefix) for name in tensors):
-                tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    return tensors
-
-
-def _one_embedding(tensors: Tensors, folder: pathlib.Path) -> Tensors:
+def _one_embedding(tensors: tensor_files.Tensors, folder: pathlib.Path) -> tensor_files.Tensors:
     """Returns the tensors with the embedding as `shared.weight` alone.
 
     Raises:
@@ -397,183 +369,3 @@ def _check(
     if faults:
         shown = "; ".join(faults[:8]) + (f"; and {len(faults) - 8} more" if faults[8:] else "")
         raise ValueError(f"checkpoints: {where} does not hold the T5 its config describes: {shown}")
-
-
-def _read_tensors(folder: pathlib.Path) -> Tensors:
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    old, old_index = folder / "pytorch_model.bin", folder / "pytorch_model.bin.index.json"
-    if single.exists():
-        return _read_safetensors(single)
-    if index.exists():
-        return _read_shards(index, _read_safetensors)
-    if old.exists():
-        return _read_pickle(old)
-    if old_index.exists():
-        return _read_shards(old_index, _read_pickle)
-    looked = ", ".join(path.name for path in (single, index, old, old_index))
-    raise FileNotFoundError(f"checkpoints: {folder} holds no weights; looked for {looked}")
-
-
-def _read_shards(index: pathlib.Path, reader: Any) -> Tensors:
-    placed: dict[str, str] = _read_json(index, "an index of shards")["weight_map"]
-    tensors: Tensors = {}
-    for file in sorted(set(placed.values())):
-        found = reader(index.parent / file)
-        lost = sorted(name for name, at in placed.items() if at == file and name not in found)
-        if lost:
-            raise ValueError(
-                f"checkpoints: {index.parent / file} lacks {lost[:8]}, which {index.name} puts there"
-            )
-        tensors |= found
-    return tensors
-
-
-def _read_safetensors(path: pathlib.Path) -> Tensors:
-    """Returns the tensors of one file as views of the mapped file."""
-    if not path.exists():
-        raise FileNotFoundError(f"checkpoints: {path} is missing, though the index names it")
-    size = path.stat().st_size
-    if size:
-        files.refuse_foreign_content(path, "checkpoints", "safetensors")
-    length = struct.unpack("<Q", path.open("rb").read(8))[0] if size >= 8 else 0
-    if size < 8 + length or length == 0:
-        raise ValueError(f"checkpoints: {path} is truncated: {size} bytes, header of {length}")
-    with path.open("rb") as file:
-        file.seek(8)
-        header = json.loads(file.read(length))
-    header.pop("__metadata__", None)
-    expected = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    if size != expected:
-        raise ValueError(f"checkpoints: {path} is truncated: {size} bytes, expected {expected}")
-    data = np.memmap(path, np.uint8, mode="r", offset=8 + length)
-    tensors: Tensors = {}
-    for name, entry in header.items():
-        if entry["dtype"] not in _DTYPES:
-            raise ValueError(
-                f"checkpoints: {path}: {name} has dtype {entry['dtype']}; supported are {sorted(_DTYPES)}"
-            )
-        first, last = entry["data_offsets"]
-        tensors[name] = data[first:last].view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
-    return tensors
-
-
-def _read_pickle(path: pathlib.Path) -> Tensors:
-    """Returns the tensors of an old PyTorch file, read by its restricted unpickler."""
-    if not path.exists():
-        raise FileNotFoundError(f"checkpoints: {path} is missing, though the index names it")
-    files.refuse_foreign_content(path, "checkpoints", "PyTorch weights", archive="zip")
-    try:
-        import torch
-    except ImportError as error:
-        raise ValueError(
-            f"checkpoints: {path} is a PyTorch pickle, which only PyTorch reads safely; "
-            "`pip install torch`, or save the model as safetensors"
-        ) from error
-    # Files since PyTorch 1.6 are zip archives and can be mapped, older ones are plain pickles.
-    mapped = zipfile.is_zipfile(path)
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"checkpoints: {path} holds more than tensors, so reading it could run code; "
-            "save the model as safetensors"
-        ) from error
-    except (RuntimeError, EOFError, KeyError, AttributeError) as error:
-        raise ValueError(
-            f"checkpoints: {path} is damaged or no PyTorch file ({type(error).__name__}: {str(error)[:200]}); fetch it again"
-        ) from error
-    for name in _WRAPPED_STATES:
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(name), Mapping):
-            loaded = loaded[name]
-    if not isinstance(loaded, Mapping):
-        raise ValueError(
-            f"checkpoints: {path} holds {type(loaded).__name__}, expected tensors by name; save model.state_dict()"
-        )
-    others = [name for name, value in loaded.items() if not isinstance(value, torch.Tensor)]
-    if others:
-        raise ValueError(
-            f"checkpoints: {path} holds more than tensors: {others[:8]}; save model.state_dict() alone"
-        )
-    return _as_arrays(loaded)
-
-
-def _as_arrays(loaded: Mapping[str, Any]) -> Tensors:
-    """Returns PyTorch's tensors as float32 arrays; names of one tensor share one array."""
-    arrays: dict[int, np.ndarray] = {}
-    for tensor in loaded.values():
-        key = tensor.data_ptr()
-        if key not in arrays or arrays[key].shape != tuple(tensor.shape):
-            arrays[key] = tensor.detach().float().numpy()
-    return {name: arrays[tensor.data_ptr()] for name, tensor in loaded.items()}
-
-
-def _write_tensors(
-    folder: pathlib.Path,
-    shapes: Mapping[str, tuple[int, ...]],
-    ours: Mapping[str, Any],
-    names: Mapping[str, tuple[str, bool]],
-    max_shard_bytes: int,
-) -> None:
-    for stale in folder.glob("model*.safetensors*"):
-        stale.unlink()
-    shards = _split(shapes, max_shard_bytes)
-    names_of_files = [
-        f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)
-    ]
-    if len(shards) == 1:
-        names_of_files = ["model.safetensors"]
-    placed = {name: i for i, shard in enumerate(shards) for name in shard}
-    partial = [folder / f"{file}.part" for file in names_of_files]
-    with contextlib.ExitStack() as stack:
-        opened = [stack.enter_context(path.open("wb")) for path in partial]
-        starts = [_write_header(opened[i], shard, shapes) for i, shard in enumerate(shards)]
-        # In the order of the source, whose neighbours may lie in one stored array.
-        for source, array in ours.items():
-            name, transposed = names[source]
-            at = placed[name]
-            opened[at].seek(starts[at][name])
-            tensor = np.asarray(array, "<f4")
-            opened[at].write(np.ascontiguousarray(tensor.T if transposed else tensor).data)
-    for path, file in zip(partial, names_of_files, strict=True):
-        path.replace(folder / file)
-    if len(shards) > 1:
-        total = 4 * sum(int(np.prod(shape)) for shape in shapes.values())
-        weight_map = {name: names_of_files[i] for name, i in placed.items()}
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        write_json_atomically(folder / "model.safetensors.index.json", index)
-
-
-def _split(shapes: Mapping[str, tuple[int, ...]], max_bytes: int) -> list[list[str]]:
-    """Returns the tensor names in groups of at most `max_bytes` float32 bytes (or one tensor)."""
-    shards: list[list[str]] = [[]]
-    used = 0
-    for name, shape in shapes.items():
-        size = 4 * int(np.prod(shape))
-        if shards[-1] and used + size > max_bytes:
-            shards.append([])
-            used = 0
-        shards[-1].append(name)
-        used += size
-    return shards
-
-
-def _write_header(
-    file: BinaryIO, names: Sequence[str], shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, int]:
-    """Writes the header of a file of float32 tensors; returns where in the file each of them starts."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for name in names:
-        end = offset + 4 * int(np.prod(shapes[name]))
-        header[name] = {"dtype": "F32", "shape": shapes[name], "data_offsets": [offset, end]}
-        offset = end
-    encoded = json.dumps(header, separators=(",", ":")).encode()
-    encoded += b" " * (-len(encoded) % 8)
-    file.write(struct.pack("<Q", len(encoded)) + encoded)
-    return {name: 8 + len(encoded) + header[name]["data_offsets"][0] for name in names}
-
-
-def _read_json(path: pathlib.Path, what: str) -> Any:
-    if not path.exists():
-        raise FileNotFoundError(f"checkpoints: no {path}; expected {what}")
-    return files.read_json(path, "checkpoints")

@@ -4,6 +4,7 @@
 |---|---|
 | `questions.py` | what is asked, and how answers are drawn |
 | `answers.py` | the endpoint's JSON to texts, tokens and probabilities |
+| `key.py` | an API key without what copying left around it |
 | `endpoint.py` | the client: both APIs, retries, what a failure means |
 | `pace.py` | rate limits, and stopping |
 | `budget.py` | estimate, prices, spend cap |
@@ -16,6 +17,7 @@ Needs the packages `openai` and `tenacity` (extra `teacher`).
 from cotdistill_jax.teacher.decoding.answers import Usage
 from cotdistill_jax.teacher.decoding.budget import Budget, Estimate, Prices, estimate
 from cotdistill_jax.teacher.decoding.endpoint import APIS, Endpoint
+from cotdistill_jax.teacher.decoding.key import clean_key
 from cotdistill_jax.teacher.decoding.pace import Pace, Stop
 from cotdistill_jax.teacher.decoding.questions import PromptedQuestion, Sampling
 from cotdistill_jax.teacher.decoding.run import FAILURES_IN_A_ROW, INTERRUPTED, SPEND_CAP, Plan, Run
@@ -40,6 +42,7 @@ __all__ = [
     "Stop",
     "Store",
     "Usage",
+    "clean_key",
     "estimate",
     "usage_of",
 ]
