@@ -1,9 +1,12 @@
 """Mixtures of the four formats, the same for every source.
 
-`ALL_RATES` and `ARITH_RATES` are ours. `SEED_RATES` are the weights that the paper's batch sizes gave the formats (`seed_batches`): micro-batches
-counted alike whatever they held, so a format's weight followed its batch size. As rates they say how often a format's examples come.
+A rate says how often examples of a format come. In the mixtures `v1` every target token then weighs the same, so that formats of long
+targets weigh more. In `{source}_seed_{size}_v2` a format's examples come as often as in the original and its share of the loss is what the
+original's micro-batches gave it (`seqio_tasks.micro_batches`). `{source}_seed_{size}_v1` takes those shares for rates of examples: an older
+reading of ours, under which answer-only formats weigh a tenth of what they should.
 """
 
+from cotdistill_jax import formats
 from cotdistill_jax.seqio_tasks import seed_batches
 from tasks import arith, gsm8k_gold, gsm8k_teacher, seed
 
@@ -33,15 +36,23 @@ for _family in (arith.FAMILY, gsm8k_gold.FAMILY, gsm8k_teacher.FAMILY, seed.FAMI
         )
     for _size, _rates in SEED_RATES.items():
         _family.add_mixture(f"seed_{_size}", _rates)
+        _sizes = seed_batches.BATCH_SIZES[_size]
+        _family.add_micro_batch_mixture(
+            f"seed_{_size}", _sizes, formats.FORMATS, same_question=False
+        )
         for _kind in ("in_context", "zero_shot"):
-            _family.add_mixture(
-                f"seed_{_size}_{_kind}",
-                {name: rate for name, rate in _rates.items() if name.startswith(_kind)},
+            _of_kind = [name for name in formats.FORMATS if name.startswith(_kind)]
+            _family.add_mixture(f"seed_{_size}_{_kind}", {name: _rates[name] for name in _of_kind})
+            _family.add_micro_batch_mixture(
+                f"seed_{_size}_{_kind}", _sizes, _of_kind, same_question=False
             )
     if _family.has_teacher:  # other corpora have one sample a question
         _family.add_by_question_tasks()
         for _size, _rates in SEED_RATES.items():
             _sizes = seed_batches.BATCH_SIZES[_size]
+            _family.add_micro_batch_mixture(
+                f"seed_{_size}", _sizes, formats.FORMATS, same_question=True
+            )
             _family.add_same_question_mixture(
                 f"seed_{_size}", _rates, {form: _sizes.effective(form) for form in _rates}
             )

@@ -12,7 +12,12 @@
 
 from cotdistill_jax.features.cache import write_cache
 from cotdistill_jax.features.converter import DistillEncDecFeatureConverter
-from cotdistill_jax.features.declarations import TeacherFeature, output_features, text_features
+from cotdistill_jax.features.declarations import (
+    WEIGHTS,
+    TeacherFeature,
+    output_features,
+    text_features,
+)
 from cotdistill_jax.features.lengths import (
     LengthReport,
     LengthSummary,
@@ -24,6 +29,7 @@ from cotdistill_jax.features.packing import pack
 from cotdistill_jax.features.teacher import append_teacher_eos, check_teacher, zero_teacher
 
 __all__ = [
+    "WEIGHTS",
     "DistillEncDecFeatureConverter",
     "LengthReport",
     "LengthSummary",

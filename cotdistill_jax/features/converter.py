@@ -9,6 +9,9 @@
 | `teacher_ids`   | int32   | [L, K] | ->   | `decoder_teacher_ids`   | int32   | [L, K] |
 | `teacher_probs` | float32 | [L, K] | ->   | `decoder_teacher_probs` | float32 | [L, K] |
 
+Where the data have `targets_weights`, float32 [L] (a mixture that weighs its formats adds them), these are the
+`decoder_loss_weights`, float32; otherwise every target token weighs 1.
+
 With packing also `{encoder,decoder}_segment_ids` and `{encoder,decoder}_positions`, int32: segments
 count from 1, 0 is padding; positions restart at 0 in every example. Examples that share their inputs
 (`packing`) have a segment id in common. K is the data's; nothing here fixes it.
@@ -34,29 +37,21 @@ become one row at lengths {"inputs": 8, "targets": 5, "teacher_ids": 5, "teacher
      "decoder_teacher_probs": [[0.75, 0.25], [1.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]]}
 """
 
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
 
 import seqio
 import tensorflow as tf
 
 from cotdistill_jax.features import packing
+from cotdistill_jax.features.declarations import WEIGHTS
 
 _TEACHER = ("teacher_ids", "teacher_probs")
-
-
-class _TextConverter(seqio.EncDecFeatureConverter):
-    """SeqIO's encoder-decoder converter, packing by first fit."""
-
-    def _pack_or_pad(
-        self, ds: tf.data.Dataset, packed_lengths: Mapping[str, int]
-    ) -> tf.data.Dataset:
-        if not self.pack:
-            return super()._pack_or_pad(ds, packed_lengths)
-        return packing.pack(ds, {name: packed_lengths[name] for name in ("inputs", "targets")})
-
-    def _convert_example(self, features: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
-        return _with_blank_starts(super()._convert_example(features))
+_SPECS = {
+    "teacher_ids": seqio.FeatureConverter.FeatureSpec(dtype=tf.int32, rank=2),
+    "teacher_probs": seqio.FeatureConverter.FeatureSpec(dtype=tf.float32, rank=2),
+    WEIGHTS: seqio.FeatureConverter.FeatureSpec(dtype=tf.float32),
+}
+_MODEL_NAMES = {**{name: f"decoder_{name}" for name in _TEACHER}, WEIGHTS: "decoder_loss_weights"}
 
 
 class DistillEncDecFeatureConverter(seqio.EncDecFeatureConverter):
@@ -65,17 +60,6 @@ class DistillEncDecFeatureConverter(seqio.EncDecFeatureConverter):
     Without teacher lengths in `task_feature_lengths` (evaluation tasks, sample matching) the
     teacher features are left out and the result is that of `seqio.EncDecFeatureConverter`.
     """
-
-    TASK_FEATURES: ClassVar[Mapping[str, seqio.FeatureConverter.FeatureSpec]] = {
-        **seqio.EncDecFeatureConverter.TASK_FEATURES,
-        "teacher_ids": seqio.FeatureConverter.FeatureSpec(dtype=tf.int32, rank=2),
-        "teacher_probs": seqio.FeatureConverter.FeatureSpec(dtype=tf.float32, rank=2),
-    }
-    MODEL_FEATURES: ClassVar[Mapping[str, seqio.FeatureConverter.FeatureSpec]] = {
-        **seqio.EncDecFeatureConverter.MODEL_FEATURES,
-        "decoder_teacher_ids": seqio.FeatureConverter.FeatureSpec(dtype=tf.int32, rank=2),
-        "decoder_teacher_probs": seqio.FeatureConverter.FeatureSpec(dtype=tf.float32, rank=2),
-    }
 
     def __init__(self, pack: bool = True, use_custom_packing_ops: bool = False) -> None:
         """Makes a converter; the arguments are those that T5X passes.
@@ -92,9 +76,7 @@ class DistillEncDecFeatureConverter(seqio.EncDecFeatureConverter):
                 "features: use_custom_packing_ops=True asks for tensor2tensor's operations, which no "
                 "longer exist. Leave it False; packing here needs none."
             )
-        # The base class packs rank-2 features only where the packing is not its own.
-        super().__init__(pack=pack, use_custom_packing_ops=pack)
-        self._text = _TextConverter(pack=pack)
+        super().__init__(pack=pack)
 
     def __call__(
         self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
@@ -111,17 +93,41 @@ class DistillEncDecFeatureConverter(seqio.EncDecFeatureConverter):
                 K in each of them, or an unknown K; or if the lengths differ from the targets'
                 length.
         """
-        if not any(name in task_feature_lengths for name in _TEACHER):
-            return self._text(ds, task_feature_lengths)
-        for name in _TEACHER:
+        companions = _companions(task_feature_lengths)
+        for name in companions:
             if task_feature_lengths.get(name) != task_feature_lengths.get("targets"):
                 raise ValueError(
                     f"features: task_feature_lengths gives {name} {task_feature_lengths.get(name)} and "
                     f"targets {task_feature_lengths.get('targets')}; they must be equal. Got "
                     f"{dict(task_feature_lengths)}."
                 )
-        _check_teacher_specs(ds)
-        return super().__call__(ds, task_feature_lengths)
+        if companions:
+            _check_teacher_specs(ds)
+        lengths = dict(task_feature_lengths)
+        if WEIGHTS in ds.element_spec:
+            companions = (*companions, WEIGHTS)
+            lengths[WEIGHTS] = lengths["targets"]
+        return _Converter(self.pack, companions)(ds, lengths)
+
+    def get_model_feature_lengths(
+        self, task_feature_lengths: Mapping[str, int]
+    ) -> Mapping[str, int]:
+        """Returns the length of every model feature."""
+        converter = _Converter(self.pack, _companions(task_feature_lengths))
+        return converter.get_model_feature_lengths(task_feature_lengths)
+
+
+class _Converter(seqio.EncDecFeatureConverter):
+    """SeqIO's encoder-decoder converter with features that go beside the targets, packing by first fit."""
+
+    def __init__(self, pack: bool, companions: Sequence[str]) -> None:
+        # The base class packs rank-2 features only where the packing is not its own.
+        super().__init__(pack=pack, use_custom_packing_ops=pack)
+        self._companions = companions
+        specs = {name: _SPECS[name] for name in companions}
+        self.TASK_FEATURES = {**seqio.EncDecFeatureConverter.TASK_FEATURES, **specs}
+        specs = {_MODEL_NAMES[name]: spec for name, spec in specs.items()}
+        self.MODEL_FEATURES = {**seqio.EncDecFeatureConverter.MODEL_FEATURES, **specs}
 
     def _pack_or_pad(
         self, ds: tf.data.Dataset, packed_lengths: Mapping[str, int]
@@ -129,24 +135,23 @@ class DistillEncDecFeatureConverter(seqio.EncDecFeatureConverter):
         if not self.pack:
             return super()._pack_or_pad(ds, packed_lengths)
         capacities = {name: packed_lengths[name] for name in ("inputs", "targets")}
-        return packing.pack(ds, capacities, companions={"targets": _TEACHER})
+        return packing.pack(ds, capacities, companions={"targets": self._companions})
 
     def _convert_example(self, features: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
-        return {
-            **_with_blank_starts(super()._convert_example(features)),
-            "decoder_teacher_ids": features["teacher_ids"],
-            "decoder_teacher_probs": features["teacher_probs"],
-        }
+        beside = {_MODEL_NAMES[name]: features[name] for name in self._companions}
+        return _with_blank_starts({**super()._convert_example(features), **beside})
 
     def get_model_feature_lengths(
         self, task_feature_lengths: Mapping[str, int]
     ) -> Mapping[str, int]:
-        """Returns the length of every model feature."""
-        lengths = dict(self._text.get_model_feature_lengths(task_feature_lengths))
-        if "teacher_ids" in task_feature_lengths:
-            lengths["decoder_teacher_ids"] = task_feature_lengths["targets"]
-            lengths["decoder_teacher_probs"] = task_feature_lengths["targets"]
-        return lengths
+        lengths = dict(super().get_model_feature_lengths(task_feature_lengths))
+        targets = task_feature_lengths["targets"]
+        return {**lengths, **{_MODEL_NAMES[name]: targets for name in self._companions}}
+
+
+def _companions(task_feature_lengths: Mapping[str, int]) -> tuple[str, ...]:
+    """Returns the teacher features that the lengths ask for: both or none."""
+    return _TEACHER if any(name in task_feature_lengths for name in _TEACHER) else ()
 
 
 def _with_blank_starts(features: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:

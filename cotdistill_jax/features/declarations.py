@@ -10,12 +10,17 @@
 A teacher row belongs to the target token at the same position. A row without mass (answer-only
 examples, gold rationales) asks for the plain likelihood of the target token. All tasks of a mixture
 carry the same features, so answer-only tasks carry rows of zeros (`zero_teacher`).
+
+A mixture may add `targets_weights`, float32 [L], positive: the weight of every target token in the loss. Without
+it all weigh the same.
 """
 
 import dataclasses
 
 import seqio
 import tensorflow as tf
+
+WEIGHTS = "targets_weights"
 
 
 @dataclasses.dataclass(frozen=True)

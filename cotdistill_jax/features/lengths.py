@@ -108,6 +108,7 @@ class LengthReport:
         kept: Of these, with neither; `guard_lengths` leaves out the others.
         inputs: Lengths of all inputs seen.
         targets: Lengths of all targets seen.
+        mean_targets: Mean target tokens of those kept; 0 where none is.
     """
 
     examples: int
@@ -116,6 +117,7 @@ class LengthReport:
     kept: int
     inputs: LengthSummary
     targets: LengthSummary
+    mean_targets: float
 
 
 def count_lengths(
@@ -168,13 +170,15 @@ def _read_lengths(
 def _report(lengths: np.ndarray, limits: Mapping[str, int]) -> LengthReport:
     """Returns the report on `lengths`, [examples, 2]."""
     over = lengths > [limits.get(name, np.inf) for name in _GUARDED]
+    kept = ~over.any(axis=1)
     return LengthReport(
         examples=len(lengths),
         over_long_inputs=int(over[:, 0].sum()),
         over_long_targets=int(over[:, 1].sum()),
-        kept=int((~over.any(axis=1)).sum()),
+        kept=int(kept.sum()),
         inputs=_summarise(lengths[:, 0]),
         targets=_summarise(lengths[:, 1]),
+        mean_targets=float(lengths[kept, 1].mean()) if kept.any() else 0.0,
     )
 
 

@@ -4,7 +4,8 @@ With r_i the rate of task i, and s_i and t_i the mean number of input and target
 
     share by example   r_i / sum r
     share by token     r_i (s_i + t_i) / sum over tasks        computing time, roughly
-    gradient weight    r_i t_i / sum over tasks                the loss is a mean over target tokens, so long targets weigh more
+    share of the loss  r_i t_i / sum over tasks                the loss is a mean over target tokens, so long targets weigh more;
+                       a mixture weighed by micro-batches (`seqio_tasks.MicroBatchMixture`) has its own
 """
 
 import collections
@@ -15,7 +16,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from cotdistill_jax import features
+from cotdistill_jax import features, seqio_tasks
 from cotdistill_jax.benchmarks import Question, normalise_question
 
 _BATCH = 512
@@ -39,7 +40,7 @@ class TaskShare:
         repeated_examples: examples whose question and target were both seen before.
         by_example: share of the mixture by example, in [0, 1].
         by_token: share by input and target tokens.
-        by_gradient: share by target tokens.
+        of_loss: share of the loss, that is of the summed weights of target tokens.
     """
 
     name: str
@@ -54,7 +55,7 @@ class TaskShare:
     repeated_examples: int
     by_example: float
     by_token: float
-    by_gradient: float
+    of_loss: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,16 +110,26 @@ def measure(
         rate = provider.get_rate(task) if isinstance(provider, seqio.Mixture) else 1.0
         parts.append((task.name, float(rate), counts, sizes, fitting.mean(axis=0)))
     totals = np.sum([rate * _weights(means) for _, rate, _, _, means in parts], axis=0)
+    of_loss = seqio_tasks.shares_of_loss(name, {task: means[1] for task, _, _, _, means in parts})
     shares = tuple(
-        _share(task, rate, counts, sizes, means, reports[task], rate * _weights(means) / totals)
+        _share(
+            task,
+            rate,
+            counts,
+            sizes,
+            means,
+            reports[task],
+            rate * _weights(means) / totals,
+            of_loss[task],
+        )
         for task, rate, counts, sizes, means in parts
     )
     return Effective(shares, questions)
 
 
 def _weights(means: np.ndarray) -> np.ndarray:
-    """Returns what one example weighs: by example, by token, by gradient."""
-    return np.array([1.0, means.sum(), means[1]])
+    """Returns what one example weighs: by example, by token."""
+    return np.array([1.0, means.sum()])
 
 
 def _share(
@@ -129,6 +140,7 @@ def _share(
     means: np.ndarray,
     report: features.LengthReport,
     shares: np.ndarray,
+    of_loss: float,
 ) -> TaskShare:
     return TaskShare(
         name=name,
@@ -143,7 +155,7 @@ def _share(
         repeated_examples=counts.questions.total() - len(counts.examples),
         by_example=float(shares[0]),
         by_token=float(shares[1]),
-        by_gradient=float(shares[2]),
+        of_loss=float(of_loss),
     )
 
 

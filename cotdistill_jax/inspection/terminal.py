@@ -39,13 +39,13 @@ def _table(title: str, *headers: str) -> Table:
 
 def _shares(inspection: Inspection) -> Table:
     table = _table(
-        *("Effective mixture", "task", "rate", "by example", "by token", "by gradient"),
+        *("Effective mixture", "task", "rate", "by example", "by token", "of the loss"),
         *("with teacher", "kept mass", "questions", "repeated"),
     )
     for task in inspection.effective.tasks:
         table.add_row(
             *(task.name, f"{task.rate:g}", f"{task.by_example:.1%}", f"{task.by_token:.1%}"),
-            *(f"{task.by_gradient:.1%}", f"{task.with_teacher:.0%} of tokens"),
+            *(f"{task.of_loss:.2%}", f"{task.with_teacher:.0%} of tokens"),
             "–" if task.kept_mass is None else f"{task.kept_mass:.4f}",
             *(f"{task.num_questions:,}", f"{task.repeated_questions:,}"),
         )

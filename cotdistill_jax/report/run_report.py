@@ -163,6 +163,8 @@ def _counts(task: str, entry: Mapping[str, Any]) -> dict[str, str]:
     return {
         "task": task,
         **{name: f"{entry[name]:,}" for name in numbers},
+        # runs before it was written have none
+        "share_of_loss": f"{entry['share_of_loss']:.2%}" if "share_of_loss" in entry else "–",
         "inputs": lengths("inputs"),
         "targets": lengths("targets"),
     }

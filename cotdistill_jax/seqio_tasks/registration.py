@@ -12,7 +12,7 @@ Teacher rows are checked when a corpus is built (`corpus.schema`), not each time
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import seqio
@@ -20,8 +20,9 @@ import seqio
 from cotdistill_jax import features, formats
 from cotdistill_jax.benchmarks import Question
 from cotdistill_jax.corpus import schema
-from cotdistill_jax.seqio_tasks import blocks, metrics, preprocessors
+from cotdistill_jax.seqio_tasks import blocks, metrics, preprocessors, seed_batches
 from cotdistill_jax.seqio_tasks.demonstrations import in_context_inputs
+from cotdistill_jax.seqio_tasks.micro_batches import MicroBatchMixture
 from cotdistill_jax.seqio_tasks.sources import ByQuestionSource, CorpusSource
 
 
@@ -97,6 +98,38 @@ class TaskFamily:
             sample_fn=blocks.in_blocks([block_sizes[tasks[task]] for task in sorted(tasks)]),
         )
         return mixture
+
+    def add_micro_batch_mixture(
+        self, name: str, sizes: seed_batches.BatchSizes, forms: Iterable[str], same_question: bool
+    ) -> str:
+        """Registers `{source}_{name}_v2`, with `same_question` `{source}_{name}_same_question_v2`, and returns its name.
+
+        The formats' examples come as often as in the original's epoch, and weigh as its micro-batches weighed them.
+
+        Args:
+            name: Middle part of its name.
+            sizes: The original's micro-batches.
+            forms: Its formats.
+            same_question: Whether a question's samples follow each other, in blocks as long as an optimizer step of
+                the original.
+        """
+        examples = seed_batches.epoch(sizes).examples
+        tasks = {}
+        for form in forms:
+            by_question = same_question and formats.get_format(form).chain_of_thought
+            tasks[self.task_name(form, by_question)] = form
+        mixture = MicroBatchMixture(
+            f"{self.source}_{name}{'_same_question' if same_question else ''}_v2",
+            {task: examples[form] for task, form in tasks.items()},
+            {task: getattr(sizes, form) for task, form in tasks.items()},
+            *(
+                [blocks.in_blocks([sizes.effective(tasks[task]) for task in sorted(tasks)])]
+                if same_question
+                else []
+            ),
+        )
+        seqio.MixtureRegistry.add_provider(mixture.name, mixture)
+        return mixture.name
 
     def _add_task(self, form: formats.Format, by_question: bool = False) -> str:
         name = self.task_name(form.name, by_question)

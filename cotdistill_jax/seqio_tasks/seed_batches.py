@@ -59,11 +59,13 @@ class Epoch:
 
     Attributes:
         micro_batches: by format.
+        examples: in them, by format.
         dropped: examples left over, by format.
         optimizer_steps: over all formats.
     """
 
     micro_batches: Mapping[str, int]
+    examples: Mapping[str, int]
     dropped: Mapping[str, int]
     optimizer_steps: int
 
@@ -93,14 +95,15 @@ def epoch(sizes: BatchSizes, num_examples: Mapping[str, int] = NUM_EXAMPLES) -> 
         KeyError: unknown format.
         ValueError: not one whole effective batch.
     """
-    micro_batches, dropped = {}, {}
+    micro_batches, used, dropped = {}, {}, {}
     for name, examples in num_examples.items():
         effective = sizes.effective(name)
         micro_batches[name] = examples // effective * sizes.accumulation_steps
         dropped[name] = examples % effective
+        used[name] = examples - dropped[name]
     total = sum(micro_batches.values())
     if total == 0:
         raise ValueError(
             f"tasks: {dict(num_examples)} examples make no whole effective batch of {sizes}. Lower the sizes."
         )
-    return Epoch(micro_batches, dropped, total // sizes.accumulation_steps)
+    return Epoch(micro_batches, used, dropped, total // sizes.accumulation_steps)

@@ -21,7 +21,7 @@ class DistillEncDecModel(models.EncoderDecoderModel):
     """T5X's encoder-decoder model over our network and losses.
 
     The loss of a batch is the sum of its token losses times `decoder_loss_weights`. `DistillTrainer` and `eval_fn`
-    scale these weights so that they add up to one; another T5X trainer leaves them 0 or 1 and gets the plain sum.
+    scale these weights so that they add up to one; another T5X trainer leaves them as they are and gets the plain sum.
 
     Metrics: `loss`, and per target token `nll_per_token`, `token_accuracy`, `teacher_fraction` (share of tokens with a
     teacher's distribution), `kl_per_token` (the divergence, over those tokens) and `nll_per_answer_token` (over the
@@ -116,7 +116,7 @@ class DistillEncDecModel(models.EncoderDecoderModel):
 def normalised(batch: Batch) -> dict[str, Any]:
     """Returns `batch` with weights that add up to one."""
     weights = batch["decoder_loss_weights"].astype(jnp.float32)
-    return {**batch, "decoder_loss_weights": weights / jnp.maximum(jnp.sum(weights), 1.0)}
+    return {**batch, "decoder_loss_weights": weights / jnp.maximum(jnp.sum(weights), 1e-9)}
 
 
 def _metrics(loss: Array, parts: losses.Parts, weights: Array) -> dict[str, Any]:

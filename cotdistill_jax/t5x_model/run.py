@@ -84,7 +84,8 @@ def train_iterator(
             cfg.use_cached,
             on_overlong,
         )
-        run_folder.write_data_counts(run_folder.prepare(model_dir), reports)
+        shares = data.shares_of_loss(cfg.mixture_or_task_name, reports)
+        run_folder.write_data_counts(run_folder.prepare(model_dir), reports, shares)
     return _OwnPosition(iterator, model_dir)
 
 

@@ -15,7 +15,7 @@ import seqio
 import tensorflow as tf
 from clu.data import dataset_iterator
 
-from cotdistill_jax import features, network
+from cotdistill_jax import features, network, seqio_tasks
 from cotdistill_jax.teacher.shards import file_sha256
 
 OnOverlong = Literal["stop", "drop"]
@@ -157,6 +157,14 @@ def count_overlong(
             "leave them out whole"
         )
     return reports
+
+
+def shares_of_loss(
+    mixture_or_task_name: str, reports: Mapping[str, features.LengthReport]
+) -> dict[str, float]:
+    """Returns the share of each task in the loss (`seqio_tasks.shares_of_loss`), from `count_overlong`'s reports."""
+    means = {name: report.mean_targets for name, report in reports.items()}
+    return seqio_tasks.shares_of_loss(mixture_or_task_name, means)
 
 
 def manifest(mixture_or_task_name: str) -> dict[str, dict[str, Any]]:

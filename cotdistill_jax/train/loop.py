@@ -181,7 +181,8 @@ def train(
                 use_cached,
                 on_overlong,
             )
-            run_folder.write_data_counts(folder, counts)
+            shares = data.shares_of_loss(mixture_or_task_name, counts)
+            run_folder.write_data_counts(folder, counts, shares)
         state = starting.state(
             mesh,
             network_config,

@@ -162,14 +162,22 @@ def _fingerprints(data: Mapping[str, Any]) -> dict[str, str]:
     return {f"data of {task}": json.dumps(found, sort_keys=True) for task, found in data.items()}
 
 
-def write_data_counts(folder: pathlib.Path, reports: Mapping[str, LengthReport]) -> None:
-    """Writes `data_counts.json`: per task examples seen, kept, dropped as too long, and their lengths; prints what is dropped.
+def write_data_counts(
+    folder: pathlib.Path, reports: Mapping[str, LengthReport], shares: Mapping[str, float]
+) -> None:
+    """Writes `data_counts.json`: per task examples seen, kept, dropped as too long, their lengths, and the task's share of the
+    loss; prints the shares and what is dropped.
 
     Does nothing on hosts but the first.
     """
     if jax.process_index() != 0:
         return
-    content: dict[str, Any] = {name: dataclasses.asdict(report) for name, report in reports.items()}
+    content: dict[str, Any] = {
+        name: {**dataclasses.asdict(report), "share_of_loss": shares[name]}
+        for name, report in reports.items()
+    }
+    said = ", ".join(f"{share:.2%} {name}" for name, share in shares.items())
+    print(f"train: shares of the loss (weights of target tokens): {said}")
     write_json_atomically(folder / DATA_COUNTS_FILE, content)
     for name, report in reports.items():
         if report.kept < report.examples:

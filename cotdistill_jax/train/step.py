@@ -1,6 +1,6 @@
 """The training step: one jit-compiled function from (state, batch) to (state, metrics). No TensorFlow here.
 
-The loss of a batch is the weighted mean over its target tokens. With microbatches the sums are accumulated and
+The loss of a batch is the mean over its target tokens, weighted by `decoder_loss_weights`. With microbatches the sums are accumulated and
 divided once, so the gradient is that of the whole batch whatever their number.
 """
 
@@ -21,6 +21,8 @@ from cotdistill_jax.losses import LossFn, chunked_sum
 Batch = Mapping[str, Any]
 Metrics = dict[str, jax.Array]
 StepFn = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+_TINY = 1e-9
 
 
 def state_shardings(
@@ -84,7 +86,7 @@ def make_train_step(
       num_loss_chunks: the target positions are cut into this many parts for logits and loss, so that [B, L, V] is never
         held whole; must divide L.
 
-    The metrics are float32 scalars: `loss` (weighted mean over target tokens), `nll` and `token_accuracy` (means over
+    The metrics are float32 scalars: `loss` (weighted mean over target tokens), `nll` and `token_accuracy` (plain means over
     target tokens), `teacher_share` (share of target tokens with a teacher distribution), `grad_norm` (before
     clipping), `num_target_tokens`, `num_input_tokens`, `num_examples`.
     """
@@ -120,14 +122,17 @@ def make_train_step(
             batch = weigh_microbatches_alike(batch, num_microbatches)
         with partitioning.constrained_activations(mesh):
             gradients, sums = _accumulate(summed_loss, state.params, batch, key, num_microbatches)
+        # A batch without target tokens gives 0, not NaN; a weight may be far below 1.
+        weight = jnp.maximum(sums.pop("weight"), _TINY)
         count = jnp.maximum(sums["num_target_tokens"], 1.0)
-        gradients = jax.tree.map(lambda gradient: gradient / count, gradients)
+        gradients = jax.tree.map(lambda gradient: gradient / weight, gradients)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {
             name: value if name.startswith("num_") else value / count
             for name, value in sums.items()
         }
+        metrics["loss"] = sums["loss"] / weight
         metrics["grad_norm"] = optax.tree.norm(gradients)
         if skip_nonfinite:
             finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
@@ -178,10 +183,10 @@ def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Arra
 def weigh_microbatches_alike(batch: Batch, num_microbatches: int) -> dict[str, Any]:
     """Returns `batch` with token weights under which every microbatch adds the mean over its own target tokens.
 
-    By default all target tokens of a batch count alike; the original divided by the tokens of each microbatch.
+    By default the weights of a batch are those of its data, whatever microbatch they fall into.
 
     Args:
-      batch: `decoder_loss_weights` [B, L], 0 or 1; row i belongs to microbatch i % `num_microbatches`.
+      batch: `decoder_loss_weights` [B, L], 0 on padding; row i belongs to microbatch i % `num_microbatches`.
       num_microbatches: parts of the batch, a divisor of B.
 
     Example: two microbatches, weights [[1, 1, 1], [1, 0, 0]]: [[2/3, 2/3, 2/3], [2, 0, 0]].
@@ -189,7 +194,7 @@ def weigh_microbatches_alike(batch: Batch, num_microbatches: int) -> dict[str, A
     weights = batch["decoder_loss_weights"].astype(jnp.float32)
     of_row = jnp.sum(weights, axis=-1).reshape(-1, num_microbatches)
     counts = jnp.sum(of_row, axis=0)
-    scale = jnp.sum(counts) / num_microbatches / jnp.maximum(counts, 1.0)
+    scale = jnp.sum(counts) / num_microbatches / jnp.maximum(counts, _TINY)
     of_each = jnp.broadcast_to(scale, of_row.shape).reshape(-1, 1)
     return {**batch, "decoder_loss_weights": weights * of_each}
 
@@ -277,7 +282,8 @@ def _sums(total: jax.Array, parts: Metrics, weights: jax.Array, batch: Batch) ->
         "nll": jnp.sum(parts["nll"] * real),
         "token_accuracy": jnp.sum(parts["correct"] * real),
         "teacher_share": jnp.sum(parts["has_teacher"] * real),
-        "num_target_tokens": jnp.sum(weights),
+        "weight": jnp.sum(weights),
+        "num_target_tokens": jnp.sum(real),
         "num_input_tokens": jnp.sum(inputs > 0).astype(jnp.float32),
         "num_examples": jnp.sum(examples).astype(jnp.float32),
     }

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import seqio
 import tensorflow as tf
@@ -77,6 +78,8 @@ def test_count_lengths(guarded: str) -> None:
     assert report.kept == 2 == len(_targets(guarded, {"inputs": 3, "targets": 3}))
     assert report.inputs == features.LengthSummary(6, {50.0: 3, 90.0: 6, 99.0: 6, 99.9: 6})
     assert report.targets.percentiles[50.0] == 2
+    kept = _targets(guarded, {"inputs": 3, "targets": 3})
+    assert report.mean_targets == np.mean([len(targets) for targets in kept])
 
 
 def test_count_lengths_of_a_mixture(guarded: str, register: Callable[..., str]) -> None:

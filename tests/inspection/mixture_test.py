@@ -28,14 +28,14 @@ def inspection(tmp_path_factory):
 
 def test_shares_follow_their_definitions(inspection):
     shares = inspection.effective.tasks
-    for field in ("by_example", "by_token", "by_gradient"):
+    for field in ("by_example", "by_token", "of_loss"):
         assert sum(getattr(task, field) for task in shares) == pytest.approx(1.0)
     weights = np.array([task.rate * task.mean_targets for task in shares])
-    found = [task.by_gradient for task in shares]
+    found = [task.of_loss for task in shares]
     np.testing.assert_allclose(found, weights / weights.sum())
     by_name = {task.name: task for task in shares}
     cot = by_name["arith_zero_shot_cot_v1"]
-    assert cot.by_example == 0.75 and cot.by_gradient > 0.8
+    assert cot.by_example == 0.75 and cot.of_loss > 0.8
     assert cot.with_teacher == 1.0 and 0.9 < cot.kept_mass <= 1.0
     answers = by_name["arith_zero_shot_answer_only_v1"]
     assert answers.with_teacher == 0.0 and answers.kept_mass is None
@@ -52,7 +52,7 @@ def test_over_long_examples_are_counted(inspection):
     ).tasks[0]
     assert cut.lengths.kept + cut.lengths.over_long_inputs == cut.lengths.examples
     assert 0 < cut.lengths.over_long_inputs <= cut.lengths.examples / 2
-    assert cut.mean_inputs < every.mean_inputs and cut.by_gradient == 1.0
+    assert cut.mean_inputs < every.mean_inputs and cut.of_loss == 1.0
     with pytest.raises(ValueError, match=r"none of .* fits"):
         effective.measure("arith_zero_shot_cot_v1", "validation", {"inputs": 2, "targets": 96})
 
@@ -107,7 +107,7 @@ def test_the_terminal_view_says_it_all(inspection):
     for part in terminal.show(inspection):
         console.print(part)
     text = console.export_text()
-    assert "arith_all_v1, split train" in text and "by gradient" in text
+    assert "arith_all_v1, split train" in text and "of the loss" in text
     assert "files missing" in text and "no teacher" in text
     assert re.search(r"row 0 encoder .* empty\nrow 0 decoder", text)
 

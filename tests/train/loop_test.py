@@ -35,13 +35,15 @@ def test_loss_falls_and_every_artefact_is_there(tmp_path, train_toy):
 def test_examples_that_are_too_long_are_named(tmp_path, capsys):
     summary = features.LengthSummary(1125, {50.0: 600})
     reports = {
-        "long": features.LengthReport(400, 3, 1, 397, summary, summary),
-        "short": features.LengthReport(400, 0, 0, 400, summary, summary),
+        "long": features.LengthReport(400, 3, 1, 397, summary, summary, 6.0),
+        "short": features.LengthReport(400, 0, 0, 400, summary, summary, 114.0),
     }
-    run_folder.write_data_counts(tmp_path, reports)
-    assert json.loads((tmp_path / "data_counts.json").read_text())["long"]["kept"] == 397
-    (said,) = capsys.readouterr().out.splitlines()
+    run_folder.write_data_counts(tmp_path, reports, {"long": 0.05, "short": 0.95})
+    counts = json.loads((tmp_path / "data_counts.json").read_text())
+    assert counts["long"]["kept"] == 397 and counts["short"]["share_of_loss"] == 0.95
+    shares, said = capsys.readouterr().out.splitlines()
     assert "task long: 3 of 400 examples" in said and "3 in inputs (longest 1,125 tokens)" in said
+    assert shares.endswith("5.00% long, 95.00% short")
 
 
 def test_a_run_continued_from_a_checkpoint_equals_an_uninterrupted_one(tmp_path, train_toy, capsys):
