@@ -4,6 +4,9 @@ A pickle can name any importable function and call it while it is loaded. Here t
 (`pickle_scan`), and refused with the name of what it wanted to call. Then each item is loaded by an unpickler of its own, which
 knows `collections.OrderedDict` (as `dict`, which keeps order, too) and no other name. So memory holds one item, not the file;
 only where items share containers (pickle then writes a reference), the rest is loaded at once, by the same unpickler.
+
+Files of Python 2, and files with NumPy numbers or arrays of numbers (labels, where somebody compared arrays), are loaded at once by
+an unpickler that makes Python numbers and lists of them; it calls nothing of NumPy's.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import os
 import pathlib
 import pickle
 import pickletools
+import re
 import struct
 import warnings
 from collections.abc import Iterator
@@ -69,7 +73,8 @@ class PickledList:
         """Maps the file into memory and checks every opcode.
 
         Args:
-            path: a file of `pickle.dump(list)`, of Python 2 too; one of a protocol below 2, or of Python 2, is loaded as a whole.
+            path: a file of `pickle.dump(list)`, of Python 2 too; one of a protocol below 2, of Python 2, or with NumPy numbers
+                is loaded as a whole.
 
         Raises:
             FileNotFoundError: no such file.
@@ -93,7 +98,7 @@ class PickledList:
         self._scan = pickle_scan.scan(self._data)
         self._loaded: list[Any] | None = None
         if self._scan.status is not Status.WHOLE:
-            self._loaded = self._load_old()
+            self._loaded = self._load_at_once()
 
     def __len__(self) -> int:
         """Returns the number of items."""
@@ -124,8 +129,8 @@ class PickledList:
                 return
             yield self._load(record, io.BytesIO(content))
 
-    def _load_old(self) -> list[Any]:
-        """Returns all items of a pickle that Python 2 or a protocol below 2 wrote.
+    def _load_at_once(self) -> list[Any]:
+        """Returns all items of a pickle that Python 2 or a protocol below 2 wrote, or that holds NumPy numbers.
 
         Raises:
             PickleFileError: it is none; the error is what the scan found.
@@ -135,8 +140,10 @@ class PickledList:
         loading = _OldContainers(io.BytesIO(self._data.tobytes()))
         try:
             loaded = loading.load()
+        except _RefusedError as error:
+            raise self._problem(str(error)) from None
         except (*_LOADING_ERRORS, struct.error):
-            if loading.is_old and loading.is_at_end:
+            if loading.is_known and loading.is_at_end:
                 self._scan = dataclasses.replace(self._scan, status=Status.TRUNCATED)
             raise self._problem() from None
         if not isinstance(loaded, list):
@@ -144,7 +151,7 @@ class PickledList:
                 f"import: {self.path} holds a {type(loaded).__name__}, expected a pickled list. Check that this is one of the released "
                 "files."
             )
-        if not loading.is_old:
+        if not loading.is_known:
             raise self._problem()
         return loaded
 
@@ -167,7 +174,8 @@ class PickledList:
                 f"import: {self.path} record {record}: {error}. Get the file again from where it was released."
             ) from error
 
-    def _problem(self) -> PickleFileError:
+    def _problem(self, refused: str = "") -> PickleFileError:
+        """Returns why the file is not loaded; `refused` names the global that was, where it is not the one the scan stopped at."""
         scan, size = self._scan, len(self._data)
         where = f"import: {self.path} record {len(scan.items)} (byte {scan.position:,} of {size:,})"
         if scan.status is Status.TRUNCATED:
@@ -181,9 +189,9 @@ class PickledList:
             )
         foreign = "" if scan.status is Status.REFUSED else _global_after(self._data, 0)
         if scan.status is Status.REFUSED or foreign:
-            wanted = f"no list{foreign}" if foreign else _describe(self._data, scan)
+            wanted = refused or (f"no list{foreign}" if foreign else _describe(self._data, scan))
             return RefusedPickleError(
-                f"{where}: refused: {wanted}. Only lists, tuples, dictionaries, sets, numbers, strings and "
+                f"{where}: refused: {wanted}. Only lists, tuples, dictionaries, sets, numbers (NumPy's too), strings and "
                 "collections.OrderedDict are loaded; nothing of the file was. Don't load it by other means unless you trust who "
                 "made it."
             )
@@ -207,17 +215,20 @@ _OLD_OPCODES = (
 )
 
 
+_NUMPY_OPCODES = ("STACK_GLOBAL", "BUILD", "SHORT_BINBYTES", "BINBYTES")
+
+
 class _OldContainers(_OldUnpickler):
-    """Loads containers, numbers and strings of a protocol below 2 or of Python 2; knows no other opcode.
+    """Loads containers, numbers and strings of a protocol below 2 or of Python 2, and NumPy's numbers; knows no other opcode.
 
     Attributes:
-        is_old: whether anything in the file is of such a pickle.
+        is_known: whether anything in the file is of such a pickle.
     """
 
     def __init__(self, stream: IO[bytes]) -> None:
         super().__init__(stream)
         self._stream = stream
-        self.is_old = False
+        self.is_known = False
 
     @property
     def is_at_end(self) -> bool:
@@ -237,8 +248,9 @@ class _OldContainers(_OldUnpickler):
                 self._call, _OldUnpickler.dispatch[ord(opcode.code)], opcode.name in _OLD_OPCODES
             )
             for opcode in pickletools.opcodes
-            if opcode.name in pickle_scan.HARMLESS_OPCODES or opcode.name in _OLD_OPCODES
+            if opcode.name in (*pickle_scan.HARMLESS_OPCODES, *_OLD_OPCODES, *_NUMPY_OPCODES)
         }
+        self.dispatch[pickle.BUILD[0]] = functools.partial(self._call, type(self)._build, False)
         loaded = super().load()
         if not self.is_at_end:
             raise pickle.UnpicklingError("the file goes on after the list")
@@ -248,16 +260,91 @@ class _OldContainers(_OldUnpickler):
         began_memo = bool(self.memo)
         load(self)
         # Python 2 counts its memo from 1.
-        self.is_old |= is_old or (not began_memo and 1 in self.memo)
+        self.is_known |= is_old or (not began_memo and 1 in self.memo)
 
     def find_class(self, module: str, name: str) -> Any:
-        return _allowed_class(module, name)
+        if f"{module}.{name}" not in _STAND_INS:
+            return _allowed_class(module, name)
+        self.is_known = True
+        return _STAND_INS[f"{module}.{name}"]
+
+    def _build(self) -> None:
+        """BUILD: gives a state to a stand-in for one of NumPy's objects, and to nothing else."""
+        state = self.stack.pop()
+        if not isinstance(self.stack[-1], _DType | _Array):
+            raise pickle.UnpicklingError("a state for something that is not NumPy's")
+        self.stack[-1].take(state)
+
+
+class _DType:
+    """Stand-in for `numpy.dtype`: the type of plain numbers, such as i8 and b1."""
+
+    def __init__(self, spelling: str, *_: Any) -> None:
+        self._spelling, self._order = str(spelling), "|"
+
+    def take(self, state: Any) -> None:
+        """Takes the state that NumPy pickles, of which the second part is the order of bytes."""
+        self._order = str(state[1])
+
+    def numbers(self, content: Any) -> np.ndarray:
+        """Returns the numbers that bytes hold; raises `_RefusedError` for a type that is not one of plain numbers."""
+        if not re.fullmatch(r"[biuf]\d+", self._spelling):
+            raise _RefusedError(f"a numpy.dtype {self._spelling!r}, which is not of numbers")
+        order = self._order if self._order in "<>" else "="
+        return np.frombuffer(_bytes(content), f"{order}{self._spelling}")
+
+
+class _Array(list[Any]):
+    """Stand-in for `numpy.ndarray`: becomes the list of its numbers."""
+
+    def take(self, state: Any) -> None:
+        """Takes the state that NumPy pickles."""
+        _, shape, dtype, by_columns, content = state
+        self[:] = dtype.numbers(content).reshape(shape, order="F" if by_columns else "C").tolist()
+
+
+def _bytes(content: Any) -> bytes:
+    """Returns bytes that Python 2 wrote as a string, or the bytes themselves."""
+    return content.encode("latin-1") if isinstance(content, str) else content
+
+
+def _scalar(dtype: _DType, content: Any) -> Any:
+    return dtype.numbers(content).item()
+
+
+# How protocols below 3 write bytes.
+def _encode(text: str, encoding: str) -> bytes:
+    if encoding != "latin1":
+        raise _RefusedError(f"bytes in {encoding!r}")
+    return text.encode(encoding)
+
+
+def _no_bytes() -> bytes:
+    return b""
+
+
+_STAND_INS: dict[str, Any] = {
+    "numpy.dtype": _DType,
+    "numpy.ndarray": _Array,
+    "_codecs.encode": _encode,
+    "__builtin__.bytes": _no_bytes,
+}
+for _core in ("numpy.core", "numpy._core"):
+    _STAND_INS |= {
+        f"{_core}.multiarray.scalar": _scalar,
+        f"{_core}.multiarray._reconstruct": lambda kind, *_: kind(),
+    }
+"""What NumPy's pickles ask for, and what is called instead."""
+
+
+class _RefusedError(pickle.UnpicklingError):
+    """The file asks for something that is not let through."""
 
 
 def _allowed_class(module: str, name: str) -> type:
     """Returns `dict` for the one class that is allowed, and refuses every other name."""
     if (module, name) != pickle_scan.ALLOWED_CLASS:
-        raise pickle.UnpicklingError(f"refused the global {module}.{name}")
+        raise _RefusedError(f"the global {module}.{name}")
     return dict
 
 
