@@ -84,12 +84,19 @@ def _builders(data_dir: str | None) -> list["tfds.core.DatasetBuilder"]:  # noqa
                 allow_one_hot_share=_ALLOW_ONE_HOT_SHARE.value,
             )
         ]
-    from cotdistill_jax.corpus import seed
+    from cotdistill_jax.corpus import schema, seed
 
-    return [
-        seed.Seed(config=config, data_dir=data_dir, formatted_dir=_FORMATTED_DIR.value)
+    builders = {
+        config: seed.Seed(config=config, data_dir=data_dir, formatted_dir=_FORMATTED_DIR.value)
         for config in seed.Seed.builder_configs
-    ]
+    }
+    if _FORMATTED_DIR.value and not seed.has_negative(_FORMATTED_DIR.value):
+        del builders[schema.NEGATIVE_FORMAT]
+        print(
+            f"corpus: no wrong rationales: neither {_FORMATTED_DIR.value}/{schema.NEGATIVE_FORMAT} nor {seed.RECORDS} beside it; "
+            "contrastive mixtures need them, nothing else does"
+        )
+    return list(builders.values())
 
 
 if __name__ == "__main__":

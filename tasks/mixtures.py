@@ -46,6 +46,9 @@ for _family in (arith.FAMILY, gsm8k_gold.FAMILY, gsm8k_teacher.FAMILY, seed.FAMI
             _family.add_micro_batch_mixture(
                 f"seed_{_size}_{_kind}", _sizes, _of_kind, same_question=False
             )
+    if _family is seed.FAMILY:
+        for _size, _sizes in seed_batches.BATCH_SIZES.items():
+            _family.add_contrastive_mixture(f"seed_{_size}", _sizes)
     if _family.has_teacher:  # other corpora have one sample a question
         _family.add_by_question_tasks()
         for _size, _rates in SEED_RATES.items():

@@ -13,3 +13,4 @@ FAMILY = seqio_tasks.FormattedTaskFamily(
     top_k=seed.TOP_K,
 )
 FAMILY.add_tasks()
+FAMILY.add_negative_task()

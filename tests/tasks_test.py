@@ -360,7 +360,7 @@ def test_importing_tasks_needs_no_data(tmp_path: pathlib.Path) -> None:
         check=True,
     )
     # four formats of four sources, two formats by question of three sources, two verifiers
-    assert done.stdout.strip() == "24"
+    assert done.stdout.strip() == "25"
     assert list(tmp_path.iterdir()) == []
 
 

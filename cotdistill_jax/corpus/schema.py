@@ -39,6 +39,8 @@ VERSION = "1.0.0"
 SCHEMA_VERSION = 1
 TOP_K = 5
 SPLITS = ("train", "validation", "test")
+NEGATIVE_FORMAT = "in_context_cot_negative"
+"""Wrong rationales in the format `in_context_cot`, for contrastive training; of split `train` alone, without a teacher's rows."""
 # Five probabilities rounded to four decimals can add up to 1.0003; more than this is not rounding.
 MAX_ROW_STEPS = 10_010
 

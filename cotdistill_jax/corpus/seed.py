@@ -6,24 +6,29 @@
 show a development question, as question or as demonstration, and those that show their own question as a demonstration: the paper trained
 on both. `validation` and `test` hold gold solutions, with demonstrations drawn by `formats.draw_demonstrations`. A row has the finished input
 text in the field `input`.
+
+The config `in_context_cot_negative` holds wrong rationales for contrastive training: those of `in_context_chain_of_thought_negative.pkl`
+where the release has it, else the samples of `codex_records` that are labelled wrong, with demonstrations drawn as for gold solutions.
 """
 
 import collections
+import functools
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import sentencepiece
 import tensorflow_datasets as tfds
 
-from cotdistill_jax import benchmarks, files, formats
+from cotdistill_jax import benchmarks, files, formats, teacher
 from cotdistill_jax.alignment.rows import quantise
 from cotdistill_jax.benchmarks import Question
 from cotdistill_jax.corpus import schema, vocabularies
 from cotdistill_jax.teacher import formatted, shards
 
+RECORDS = "codex_records"  # beside the folder of formatted examples
 FORMATTED_DIR_VARIABLE = "COTDISTILL_FORMATTED_DIR"
 # The sampled token may lie outside the five most likely ones.
 TOP_K = 6
@@ -38,7 +43,7 @@ class Seed(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version(schema.VERSION)
     BUILDER_CONFIGS: ClassVar = [
         tfds.core.BuilderConfig(name=name, description=f"Examples in the format {name}.")
-        for name in formats.FORMATS
+        for name in (*formats.FORMATS, schema.NEGATIVE_FORMAT)
     ]
 
     def __init__(
@@ -59,9 +64,20 @@ class Seed(tfds.core.GeneratorBasedBuilder):
         self._benchmark_dir = benchmark_dir
         super().__init__(**kwargs)
 
+    @property
+    def _form(self) -> formats.Format:
+        return formats.get_format(self.builder_config.name.removesuffix("_negative"))
+
+    @property
+    def _is_negative(self) -> bool:
+        return self.builder_config.name == schema.NEGATIVE_FORMAT
+
+    @property
+    def _has_teacher(self) -> bool:
+        return self._form.chain_of_thought and not self._is_negative
+
     def _info(self) -> tfds.core.DatasetInfo:
-        chain_of_thought = formats.get_format(self.builder_config.name).chain_of_thought
-        fields = dict(schema.features(TOP_K if chain_of_thought else None))
+        fields = dict(schema.features(TOP_K if self._has_teacher else None))
         for name in _UNUSED_FIELDS:
             del fields[name]
         return tfds.core.DatasetInfo(
@@ -78,11 +94,6 @@ class Seed(tfds.core.GeneratorBasedBuilder):
                 "them with `python scripts/import_seed_data.py --processed_data=DIR --output_dir=OUT` and pass OUT/formatted."
             )
         self._folder = pathlib.Path(self._formatted_dir) / self.builder_config.name
-        config = shards.read_manifest(self._folder, formatted.LAYOUT)["config"]
-        if config["format"] != self.builder_config.name:
-            raise ValueError(
-                f"corpus: {self._folder} holds examples in the format {config['format']}, expected {self.builder_config.name}."
-            )
         vocabulary_file = vocabularies.t5_vocabulary(self._benchmark_dir)
         self._processor = files.open_vocabulary(vocabulary_file, "corpus")
         self.info.metadata.update(
@@ -91,19 +102,50 @@ class Seed(tfds.core.GeneratorBasedBuilder):
             top_k=TOP_K,
         )
         self._counts: dict[str, schema.Counts] = {}
-        return {split: self._generate_examples(split) for split in schema.SPLITS}
+        if self._is_negative and not self._folder.exists():
+            self._folder = pathlib.Path(self._formatted_dir).parent / RECORDS
+            if not has_negative(self._formatted_dir):
+                raise FileNotFoundError(
+                    f"corpus: neither {self._formatted_dir}/{schema.NEGATIVE_FORMAT} nor {self._folder} is there; wrong rationales "
+                    "come from one of them. Import the release's codex_predictions.pkl, too."
+                )
+            return {"train": self._generate_examples("train")}
+        config = shards.read_manifest(self._folder, formatted.LAYOUT)["config"]
+        if config["format"] != self.builder_config.name:
+            raise ValueError(
+                f"corpus: {self._folder} holds examples in the format {config['format']}, expected {self.builder_config.name}."
+            )
+        splits = ["train"] if self._is_negative else schema.SPLITS
+        return {split: self._generate_examples(split) for split in splits}
 
     def _generate_examples(self, split: str) -> Iterator[schema.Example]:
         counts = self._counts[split] = schema.Counts()
-        for row in self._released(counts) if split == "train" else self._gold(split):
+        if split != "train":
+            rows = self._gold(split)
+        elif self._folder.name == RECORDS:
+            rows = self._wrong(counts)
+        else:
+            rows = self._released(counts)
+        for row in rows:
             counts.taken += 1
             yield schema.key(row), row
         schema.write_counts(self.info, self._counts)
 
     def _gold(self, split: str) -> Iterator[dict[str, Any]]:
-        form = formats.get_format(self.builder_config.name)
-        pool = {q.id: q for q in benchmarks.load("gsm8k", "train", self._benchmark_dir)}
+        form, render = self._form, self._render_inputs()
         for question in benchmarks.load("gsm8k", _GOLD_SPLITS[split], self._benchmark_dir):
+            target = form.render_target(question.rationale, question.gold)
+            row = _row(question, 0, render(question), target, held_out=True)
+            if form.chain_of_thought:
+                row |= schema.without_teacher(self._processor.encode(target), TOP_K)
+            yield row
+
+    def _render_inputs(self) -> Callable[[Question], str]:
+        """Returns a function that renders a question's input; in context with demonstrations of its own."""
+        form = self._form
+        pool = {q.id: q for q in benchmarks.load("gsm8k", "train", self._benchmark_dir)}
+
+        def render(question: Question) -> str:
             shown = (
                 formats.draw_demonstrations(list(pool), question.id, _DEMONSTRATION_SEED)
                 if form.in_context
@@ -113,20 +155,30 @@ class Seed(tfds.core.GeneratorBasedBuilder):
                 form.render_demonstration(pool[i].question, pool[i].rationale, pool[i].gold)
                 for i in shown
             ]
-            target = form.render_target(question.rationale, question.gold)
-            row = _row(
-                question,
-                0,
-                form.render_input(question.question, demonstrations),
-                target,
-                held_out=True,
-            )
-            if form.chain_of_thought:
-                row |= schema.without_teacher(self._processor.encode(target), TOP_K)
-            yield row
+            return form.render_input(question.question, demonstrations)
+
+        return render
+
+    def _wrong(self, counts: schema.Counts) -> Iterator[dict[str, Any]]:
+        """Yields the samples of the imported records that are labelled wrong."""
+        questions = {q.id: q for q in benchmarks.load("gsm8k", "train", self._benchmark_dir)}
+        render = functools.cache(self._render_inputs())
+        for record in teacher.read_records(self._folder):
+            if record.question_id not in questions:
+                counts.dropped["not_a_training_question"] += 1
+            elif record.label is None:
+                counts.dropped["not_labelled"] += 1
+            elif record.label:
+                counts.dropped["right_answer"] += 1
+            elif not record.text.strip():
+                counts.dropped["empty"] += 1
+            else:
+                question = questions[record.question_id]
+                text = record.text.strip()
+                yield _row(question, record.sample_id, render(question), text, held_out=False)
 
     def _released(self, counts: schema.Counts) -> Iterator[dict[str, Any]]:
-        form = formats.get_format(self.builder_config.name)
+        form = self._form
         shown = ShownQuestions(form, benchmarks.load("gsm8k", "train_and_dev", self._benchmark_dir))
         held_out = {q.id for q in benchmarks.load("gsm8k", "dev", self._benchmark_dir)}
         samples: collections.Counter[str] = collections.Counter()
@@ -141,13 +193,19 @@ class Seed(tfds.core.GeneratorBasedBuilder):
             if reason:
                 counts.dropped[reason] += 1
                 continue
-            teacher: Mapping[str, np.ndarray] = {}
-            if form.chain_of_thought:
+            rows: Mapping[str, np.ndarray] = {}
+            if self._has_teacher:
                 pieces = self._processor.encode(example.target)
                 ids, probs = candidate_rows(example, pieces, self._processor)
-                teacher = schema.teacher_fields(np.array(pieces, np.int32), ids, probs)
+                rows = schema.teacher_fields(np.array(pieces, np.int32), ids, probs)
             row = _row(question, sample_id, example.input, example.target, held_out=False)
-            yield {**row, **teacher}
+            yield {**row, **rows}
+
+
+def has_negative(formatted_dir: str | os.PathLike[str]) -> bool:
+    """Returns whether wrong rationales are there, formatted or as records."""
+    folder = pathlib.Path(formatted_dir)
+    return (folder / schema.NEGATIVE_FORMAT).exists() or (folder.parent / RECORDS).exists()
 
 
 class ShownQuestions:

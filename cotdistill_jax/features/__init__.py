@@ -13,6 +13,7 @@
 from cotdistill_jax.features.cache import write_cache
 from cotdistill_jax.features.converter import DistillEncDecFeatureConverter
 from cotdistill_jax.features.declarations import (
+    NEGATIVE,
     WEIGHTS,
     TeacherFeature,
     output_features,
@@ -29,6 +30,7 @@ from cotdistill_jax.features.packing import pack
 from cotdistill_jax.features.teacher import append_teacher_eos, check_teacher, zero_teacher
 
 __all__ = [
+    "NEGATIVE",
     "WEIGHTS",
     "DistillEncDecFeatureConverter",
     "LengthReport",

@@ -10,7 +10,8 @@
 | `teacher_probs` | float32 | [L, K] | ->   | `decoder_teacher_probs` | float32 | [L, K] |
 
 Where the data have `targets_weights`, float32 [L] (a mixture that weighs its formats adds them), these are the
-`decoder_loss_weights`, float32; otherwise every target token weighs 1.
+`decoder_loss_weights`, float32; otherwise every target token weighs 1. `targets_negative`, int32 [L] (a mixture with wrong
+rationales adds it), becomes `decoder_targets_negative`.
 
 With packing also `{encoder,decoder}_segment_ids` and `{encoder,decoder}_positions`, int32: segments
 count from 1, 0 is padding; positions restart at 0 in every example. Examples that share their inputs
@@ -43,15 +44,19 @@ import seqio
 import tensorflow as tf
 
 from cotdistill_jax.features import packing
-from cotdistill_jax.features.declarations import WEIGHTS
+from cotdistill_jax.features.declarations import NEGATIVE, WEIGHTS
 
 _TEACHER = ("teacher_ids", "teacher_probs")
 _SPECS = {
     "teacher_ids": seqio.FeatureConverter.FeatureSpec(dtype=tf.int32, rank=2),
     "teacher_probs": seqio.FeatureConverter.FeatureSpec(dtype=tf.float32, rank=2),
     WEIGHTS: seqio.FeatureConverter.FeatureSpec(dtype=tf.float32),
+    NEGATIVE: seqio.FeatureConverter.FeatureSpec(dtype=tf.int32),
 }
-_MODEL_NAMES = {**{name: f"decoder_{name}" for name in _TEACHER}, WEIGHTS: "decoder_loss_weights"}
+_MODEL_NAMES = {
+    **{name: f"decoder_{name}" for name in (*_TEACHER, NEGATIVE)},
+    WEIGHTS: "decoder_loss_weights",
+}
 
 
 class DistillEncDecFeatureConverter(seqio.EncDecFeatureConverter):
@@ -104,9 +109,10 @@ class DistillEncDecFeatureConverter(seqio.EncDecFeatureConverter):
         if companions:
             _check_teacher_specs(ds)
         lengths = dict(task_feature_lengths)
-        if WEIGHTS in ds.element_spec:
-            companions = (*companions, WEIGHTS)
-            lengths[WEIGHTS] = lengths["targets"]
+        for name in (WEIGHTS, NEGATIVE):
+            if name in ds.element_spec:
+                companions = (*companions, name)
+                lengths[name] = lengths["targets"]
         return _Converter(self.pack, companions)(ds, lengths)
 
     def get_model_feature_lengths(

@@ -12,7 +12,8 @@ examples, gold rationales) asks for the plain likelihood of the target token. Al
 carry the same features, so answer-only tasks carry rows of zeros (`zero_teacher`).
 
 A mixture may add `targets_weights`, float32 [L], positive: the weight of every target token in the loss. Without
-it all weigh the same.
+it all weigh the same. A mixture with wrong rationales adds `targets_negative`, int32 [L]: 1 in targets that the student is
+to find unlikely (`losses.unlikelihood`), else 0.
 """
 
 import dataclasses
@@ -21,6 +22,7 @@ import seqio
 import tensorflow as tf
 
 WEIGHTS = "targets_weights"
+NEGATIVE = "targets_negative"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 | file | holds |
 |---|---|
-| `token_losses.py` | `sample_matching`, `distribution_matching`: logits -> token losses |
+| `token_losses.py` | `sample_matching`, `distribution_matching`, `unlikelihood`: logits -> token losses |
 | `divergences.py` | `DIVERGENCES`: forward KL, reverse KL, JSD, the seed's KL |
 | `tail_rules.py` | `TAIL_RULES`: what to do with the mass outside the teacher's top k |
 | `chunked.py` | `chunked_sum`: the weighted sum of either loss, a few positions at a time |
@@ -16,6 +16,7 @@ from cotdistill_jax.losses.token_losses import (
     Parts,
     distribution_matching,
     sample_matching,
+    unlikelihood,
 )
 
 __all__ = [
@@ -27,4 +28,5 @@ __all__ = [
     "chunked_sum",
     "distribution_matching",
     "sample_matching",
+    "unlikelihood",
 ]

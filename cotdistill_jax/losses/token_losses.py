@@ -1,6 +1,6 @@
 """The loss of every target token, from logits.
 
-Both losses have the same form, so that the train step and the T5X model can call either:
+All losses have the same form, so that the train step and the T5X model can call any:
 
     loss_fn(logits [B, L, V], batch) -> (token_loss [B, L], parts)
 
@@ -15,6 +15,7 @@ Keys read from `batch`:
 | `decoder_target_tokens` | int32   | [B, L]    |                                                |
 | `decoder_teacher_ids`   | int32   | [B, L, K] | distribution matching; distinct where prob > 0 |
 | `decoder_teacher_probs` | float32 | [B, L, K] | distribution matching; 0 in unused, sum <= 1   |
+| `decoder_targets_negative` | int32 | [B, L]   | unlikelihood; 1 where the target is wrong       |
 
 `parts` holds float32 [B, L] arrays for metrics, none of them weighted:
 
@@ -40,6 +41,9 @@ from cotdistill_jax.losses.tail_rules import TAIL_RULES, Candidates, TailRule
 Batch = Mapping[str, Array]
 Parts = dict[str, Array]
 LossFn = Callable[[Array, Batch], tuple[Array, Parts]]
+
+NEGATIVE_KEY = "decoder_targets_negative"
+_UNLIKELIHOOD_EPSILON = 1e-5
 
 
 def sample_matching(logits: Array, batch: Batch, *, z_loss: float = 0.0) -> tuple[Array, Parts]:
@@ -117,6 +121,46 @@ def distribution_matching(
     return jnp.where(has_teacher, mixed, parts["nll"]) + parts["z_loss"], parts
 
 
+def unlikelihood(
+    logits: Array,
+    batch: Batch,
+    *,
+    positive: LossFn = sample_matching,
+    negative_weight: float = 1.0,
+) -> tuple[Array, Parts]:
+    r"""Returns another loss for right targets, and for wrong ones how likely the student finds them.
+
+    $$ \ell = -c \log(1 - q(target) + 10^{-5}) $$
+
+    where `decoder_targets_negative` is 1.
+
+    Args:
+        logits: [B, L, V], any float dtype.
+        batch: See the module docstring.
+        positive: The loss of right targets, options bound.
+        negative_weight: c >= 0.
+
+    Raises:
+        ValueError: For a batch that does not say which targets are wrong.
+
+    Example: logits [[[0.0, 0.0]]], target [[1]], which is wrong: token loss [[0.693127]].
+
+    Source: Welleck et al. 2019 (arXiv 1908.04319); the constant and its use for wrong rationales are the original's
+    (train_distill_simple.py, which leaves it switched off).
+    """
+    if NEGATIVE_KEY not in batch:
+        raise ValueError(
+            f"losses: unlikelihood needs {NEGATIVE_KEY}, the batch has {sorted(batch)}. Train on a mixture with wrong "
+            "rationales (seed_seed_3b_contrastive_v2), or use another loss."
+        )
+    others = {name: value for name, value in batch.items() if name != NEGATIVE_KEY}
+    token_loss, parts = positive(logits, others)
+    wrong = batch[NEGATIVE_KEY] > 0
+    # 1 - q as expm1, which stays exact where q is nearly 1.
+    of_wrong = -negative_weight * jnp.log(-jnp.expm1(-parts["nll"]) + _UNLIKELIHOOD_EPSILON)
+    return jnp.where(wrong, of_wrong, token_loss), parts
+
+
 def _choose(divergence: str, tail_rule: str) -> tuple[Divergence, TailRule]:
     """Returns the named divergence and rule; raises if unknown or infinite together."""
     if divergence not in DIVERGENCES:
@@ -162,7 +206,12 @@ def _normaliser(logits: Array) -> tuple[Array, Array]:
 
 
 def _likelihood_parts(logits: Array, log_z: Array, batch: Batch, z_loss: float) -> Parts:
-    """Returns the parts that need no teacher."""
+    """Returns the parts that need no teacher; raises for wrong targets, which only `unlikelihood` knows as such."""
+    if NEGATIVE_KEY in batch:
+        raise ValueError(
+            f"losses: the batch has {NEGATIVE_KEY}, so some targets are wrong rationales, which this loss would teach. Use "
+            "losses.unlikelihood (gin/losses/unlikelihood.gin), or a mixture without them."
+        )
     target_logit = _pick(logits, batch["decoder_target_tokens"][..., None])[..., 0]
     return {
         "nll": log_z - target_logit,

@@ -6,11 +6,17 @@ cut in a row from a list in which a question's samples follow each other ("same 
 does the former, SeqIO's usual mixture the latter, example by example.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
 SampleFn = Callable[[Sequence[tf.data.Dataset], Sequence[float], int | None], tf.data.Dataset]
+
+by_example: SampleFn = functools.partial(
+    tf.data.Dataset.sample_from_datasets, stop_on_empty_dataset=True
+)
+"""SeqIO's own way: a task is drawn for every example."""
 
 
 def in_blocks(sizes: Sequence[int]) -> SampleFn:

@@ -11,20 +11,15 @@ With e_i the rate of task i in examples and b_i its micro-batch size, its share 
 Source: FranxYao/FlanT5-CoT-Specialization, train_distill_simple.py and src/data_utils.py at commit a8ffd51.
 """
 
-import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import seqio
 import tensorflow as tf
 
 from cotdistill_jax import features
 from cotdistill_jax.features.teacher import Example
+from cotdistill_jax.seqio_tasks import blocks
 from cotdistill_jax.seqio_tasks.blocks import SampleFn
-
-# SeqIO's own choice of the next example's task.
-_BY_EXAMPLE: SampleFn = functools.partial(
-    tf.data.Dataset.sample_from_datasets, stop_on_empty_dataset=True
-)
 
 
 class MicroBatchMixture(seqio.Mixture):
@@ -35,7 +30,8 @@ class MicroBatchMixture(seqio.Mixture):
         name: str,
         rates: Mapping[str, float],
         micro_batch_sizes: Mapping[str, int],
-        arrange: SampleFn = _BY_EXAMPLE,
+        arrange: SampleFn = blocks.by_example,
+        negative: Collection[str] = (),
     ) -> None:
         """Makes a mixture.
 
@@ -44,18 +40,23 @@ class MicroBatchMixture(seqio.Mixture):
             rates: Rate of each task, in examples; only their ratios matter.
             micro_batch_sizes: Examples in a micro-batch of each task.
             arrange: How it takes turns between its tasks.
+            negative: Tasks of wrong rationales; all examples of the mixture then say whether theirs is one.
         """
         self.micro_batch_sizes = dict(micro_batch_sizes)
-        sizes = [self.micro_batch_sizes[task] for task in sorted(rates)]  # SeqIO's order of tasks
+        names = sorted(rates)  # SeqIO's order of tasks
 
         def sample(
             datasets: Sequence[tf.data.Dataset], rates: Sequence[float], seed: int | None
         ) -> tf.data.Dataset:
-            if len(datasets) != len(sizes):
+            if len(datasets) != len(names):
                 raise ValueError(
-                    f"tasks: {name} weighs {len(sizes)} tasks and got {len(datasets)} datasets; a task has not the split"
+                    f"tasks: {name} weighs {len(names)} tasks and got {len(datasets)} datasets; a task has not the split"
                 )
-            weighed = [weigh(dataset, size) for dataset, size in zip(datasets, sizes, strict=True)]
+            weighed = []
+            for task, dataset in zip(names, datasets, strict=True):
+                if negative:
+                    dataset = _mark(dataset, int(task in negative))
+                weighed.append(weigh(dataset, micro_batch_sizes[task]))
             return arrange(weighed, rates, seed)
 
         super().__init__(name, list(rates.items()), sample_fn=sample)
@@ -84,6 +85,16 @@ def shares_of_loss(
         )
         parts[task.name] = provider.get_rate(task) * one
     return {name: part / sum(parts.values()) for name, part in parts.items()}
+
+
+def _mark(dataset: tf.data.Dataset, negative: int) -> tf.data.Dataset:
+    """Returns the examples with `targets_negative`, int32 [L], which says so of every target token."""
+    return dataset.map(
+        lambda example: {
+            **example,
+            features.NEGATIVE: tf.fill(tf.shape(example["targets"]), negative),
+        }
+    )
 
 
 def weigh(dataset: tf.data.Dataset, micro_batch_size: int) -> tf.data.Dataset:

@@ -122,10 +122,10 @@ class TaskFamily:
             f"{self.source}_{name}{'_same_question' if same_question else ''}_v2",
             {task: examples[form] for task, form in tasks.items()},
             {task: getattr(sizes, form) for task, form in tasks.items()},
-            *(
-                [blocks.in_blocks([sizes.effective(tasks[task]) for task in sorted(tasks)])]
+            arrange=(
+                blocks.in_blocks([sizes.effective(tasks[task]) for task in sorted(tasks)])
                 if same_question
-                else []
+                else blocks.by_example
             ),
         )
         seqio.MixtureRegistry.add_provider(mixture.name, mixture)
@@ -193,6 +193,56 @@ class FormattedTaskFamily(TaskFamily):
 
     def _corpus(self, form: formats.Format) -> str:
         return f"{self.source}/{form.name}"
+
+    def add_negative_task(self) -> str:
+        """Registers `{source}_{NEGATIVE_FORMAT}_v1`, wrong rationales in context, of split `train` alone; returns its name."""
+        name = f"{self.source}_{schema.NEGATIVE_FORMAT}_v1"
+        vocabulary = self.vocabulary
+        seqio.TaskRegistry.add(
+            name,
+            source=CorpusSource(
+                f"{self.source}/{schema.NEGATIVE_FORMAT}",
+                schema.VERSION,
+                ["train"],
+                lambda: vocabulary.sentencepiece_model_file,
+            ),
+            preprocessors=[
+                preprocessors.finished_inputs,
+                preprocessors.text_targets("text"),
+                seqio.CacheDatasetPlaceholder(),
+                *self._endings(from_teacher=False),
+            ],
+            output_features=features.output_features(vocabulary, self.top_k),
+            metric_fns=[],
+        )
+        return name
+
+    def add_contrastive_mixture(self, name: str, sizes: seed_batches.BatchSizes) -> str:
+        """Registers `{source}_{name}_contrastive_v2` and returns its name: `add_micro_batch_mixture`'s four formats and, as
+        often as in the original, micro-batches of wrong rationales.
+
+        Args:
+            name: Middle part of its name.
+            sizes: The original's micro-batches; wrong rationales come in those of `in_context_cot`.
+        """
+        epoch = seed_batches.epoch(sizes)
+        negative = f"{self.source}_{schema.NEGATIVE_FORMAT}_v1"
+        tasks = {self.task_name(form): form for form in epoch.examples}
+        wrong = epoch.total_micro_batches / seed_batches.POSITIVE_PER_NEGATIVE
+        mixture = MicroBatchMixture(
+            f"{self.source}_{name}_contrastive_v2",
+            {
+                **{task: epoch.examples[form] for task, form in tasks.items()},
+                negative: wrong * sizes.in_context_cot,
+            },
+            {
+                **{task: getattr(sizes, form) for task, form in tasks.items()},
+                negative: sizes.in_context_cot,
+            },
+            negative=[negative],
+        )
+        seqio.MixtureRegistry.add_provider(mixture.name, mixture)
+        return mixture.name
 
     def _preprocessors(self, form: formats.Format, by_question: bool) -> list[Callable[..., Any]]:
         targets = (

@@ -52,6 +52,9 @@ BATCH_SIZES: Mapping[str, BatchSizes] = MappingProxyType(
 )
 """The seed's sizes by model. Its published commands run `11b_8cards` with 6 and with 20 accumulation steps (experiments_11b.md); 20 here."""
 
+POSITIVE_PER_NEGATIVE = 5
+"""Optimizer steps on right rationales for one on wrong ones, in the original's contrastive training."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Epoch:

@@ -42,9 +42,10 @@ FORMATS: Mapping[str, str] = MappingProxyType(
         "zero_shot_chain_of_thought": "zero_shot_cot",
         "in_context_answer_only": "in_context_answer_only",
         "in_context_chain_of_thought": "in_context_cot",
+        "in_context_chain_of_thought_negative": "in_context_cot_negative",
     }
 )
-"""The seed's names of the four formats, and ours."""
+"""The seed's names of the four formats and of wrong rationales, which its release need not have, and ours."""
 
 _KINDS = ("predictions", "per_step_probs", "prediction_labels", "updated_labels")
 _EXAMPLE_KEYS = ("question", "answer", "answer_gold", "type")
@@ -297,13 +298,14 @@ class SeedFormatted:
             raise SeedFileError(
                 f"{where}: expected texts under {missing}, got the keys {sorted(map(str, item))}."
             )
-        if item["type"] != self.items.path.stem or item.get("answer_label") != 1:
+        label = int(not self.format.endswith("_negative"))
+        if item["type"] != self.items.path.stem or item.get("answer_label") != label:
             raise SeedFileError(
-                f"{where}: expected type {self.items.path.stem!r} and answer_label 1, got {item['type']!r} and "
+                f"{where}: expected type {self.items.path.stem!r} and answer_label {label}, got {item['type']!r} and "
                 f"{item.get('answer_label')!r}. Check which file this is."
             )
         pieces = _pieces(item.get("per_step_probs", []), f"{where}, per_step_probs")
-        if bool(pieces) != self.format.endswith("_cot"):
+        if bool(pieces) != ("_cot" in self.format):
             raise SeedFileError(
                 f"{where}: {self.format} with {len(pieces)} entries in per_step_probs; chain-of-thought formats have one per piece, "
                 "the others none."

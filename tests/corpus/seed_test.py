@@ -9,8 +9,8 @@ import seqio
 import tensorflow_datasets as tfds
 
 import tasks  # noqa: F401, registers the tasks
-from cotdistill_jax import benchmarks, corpus, formats
-from cotdistill_jax.corpus import seed
+from cotdistill_jax import benchmarks, corpus, formats, teacher
+from cotdistill_jax.corpus import schema, seed
 from cotdistill_jax.seqio_tasks import vocabularies
 from cotdistill_jax.teacher.formatted import FormattedExample, write_examples
 
@@ -169,10 +169,70 @@ def test_tasks(data, folder, form):
                 assert not features["teacher_probs"].any()
 
 
+@pytest.mark.parametrize("released", [True, False])
+def test_wrong_rationales(benchmark_dir, processor, tmp_path, monkeypatch, released):
+    """From the release's formatted ones, or from the samples that are labelled wrong."""
+    form = formats.get_format("in_context_cot")
+    formatted_dir = tmp_path / "formatted"
+    if released:
+        name = schema.NEGATIVE_FORMAT
+        examples = [
+            example(form, number, row, shown, processor, benchmark_dir)
+            for number, (row, shown) in enumerate(ROWS)
+        ]
+        write_examples(formatted_dir / name, examples, config={"format": name}, inputs={})
+    else:
+        questions = benchmarks.load("gsm8k", "train_and_dev", benchmark_dir)
+        with teacher.RecordWriter(tmp_path / "codex_records", config={}, inputs={}) as writer:
+            for row, label in ((0, False), (0, True), (3, False), (4, False), (5, None)):
+                question = questions[row]
+                writer.write(
+                    teacher.TeacherRecord(
+                        question_id=question.id,
+                        sample_id=int(bool(label)),
+                        question=question.question,
+                        gold=question.gold,
+                        text=" 1 + 1 = 3.\nThe answer is 3 ",
+                        tokens=(),
+                        top_k=(),
+                        label=label,
+                        teacher="codex",
+                        decode_settings={},
+                    )
+                )
+    assert seed.has_negative(formatted_dir)
+    seed.Seed(
+        config=schema.NEGATIVE_FORMAT,
+        data_dir=tmp_path / "tfds",
+        formatted_dir=formatted_dir,
+        benchmark_dir=benchmark_dir,
+    ).download_and_prepare()
+    monkeypatch.setenv("COTDISTILL_TFDS_DIR", str(tmp_path / "tfds"))
+    monkeypatch.setenv("COTDISTILL_DATA_DIR", str(benchmark_dir))
+    monkeypatch.setattr(vocabularies.t5(), "_model", None)
+    task = seqio.get_mixture_or_task("seed_in_context_cot_negative_v1")
+    counts = task.source.tfds_dataset.info.metadata["counts"]
+    assert list(counts) == ["train"]
+    dropped = (
+        {"shows_a_development_question": 2, "shows_its_own_question": 1}
+        if released
+        else {"not_a_training_question": 1, "not_labelled": 1, "right_answer": 1}
+    )
+    assert counts["train"]["dropped"] == dropped
+    rows = list(task.get_dataset(LENGTHS, "train", shuffle=False).as_numpy_iterator())
+    assert len(rows) == counts["train"]["out"] == (3 if released else 2)
+    for row in rows:
+        assert row["inputs_pretokenized"].count(b"Let's think step by step") == 5
+        assert not row["teacher_probs"].any()
+        if not released:
+            assert row["targets_pretokenized"] == b"1 + 1 = 3.\nThe answer is 3"
+
+
 def test_a_mixture_reads(data):
-    mixture = seqio.get_mixture_or_task("seed_seed_3b_v1")
-    dataset = mixture.get_dataset(LENGTHS, split="train", shuffle=False, num_epochs=None)
-    assert len(list(dataset.take(20))) == 20
+    for name in ("seed_seed_3b_v1", "seed_seed_3b_v2"):
+        mixture = seqio.get_mixture_or_task(name)
+        dataset = mixture.get_dataset(LENGTHS, split="train", shuffle=False, num_epochs=None)
+        assert len(list(dataset.take(20))) == 20
 
 
 def test_another_vocabulary_is_refused_when_the_task_is_read(

@@ -300,3 +300,45 @@ def test_id_outside_the_vocabulary_gives_nan(make_batch: Callable[..., Made]) ->
     made, _ = losses.distribution_matching(logits, batch)
     assert np.isnan(made[0, 0])
     assert np.isfinite(made[1:]).all()
+
+
+def test_unlikelihood_pushes_wrong_targets_away_and_leaves_right_ones_to_the_other_loss(
+    make_batch: Callable[..., Made],
+) -> None:
+    logits, batch = make_batch()
+    shape = batch["decoder_target_tokens"].shape
+    wrong = np.arange(shape[1]) % 2 * np.ones(shape, np.int32)
+    marked = {**batch, "decoder_targets_negative": wrong}
+    matching = functools.partial(losses.distribution_matching, tail_rule="drop")
+
+    def total(logits: jax.Array) -> jax.Array:
+        found, _ = losses.unlikelihood(logits, marked, positive=matching, negative_weight=0.5)
+        return found.sum()
+
+    found, parts = losses.unlikelihood(logits, marked, positive=matching, negative_weight=0.5)
+    dense = np.asarray(logits, np.float64)
+    q = np.exp(dense - np.logaddexp.reduce(dense, axis=-1, keepdims=True))
+    of_target = np.take_along_axis(q, batch["decoder_target_tokens"][..., None], -1)[..., 0]
+    expected = np.where(wrong, -0.5 * np.log(1 - of_target + 1e-5), matching(logits, batch)[0])
+    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-6)
+    np.testing.assert_allclose(parts["nll"], -np.log(of_target), rtol=1e-5, atol=1e-6)
+    gradient = np.asarray(jax.grad(total)(jnp.asarray(logits)))
+    down = np.take_along_axis(gradient, batch["decoder_target_tokens"][..., None], -1)[..., 0]
+    assert np.isfinite(gradient).all() and (down[wrong == 1] > 0).all()
+    certain = jnp.full([1, 1, 2], 0.0).at[0, 0, 1].set(200.0)  # q = 1
+    one = {"decoder_target_tokens": jnp.array([[1]]), "decoder_targets_negative": jnp.array([[1]])}
+    np.testing.assert_allclose(losses.unlikelihood(certain, one)[0], [[-np.log(1e-5)]], rtol=1e-5)
+
+
+def test_wrong_targets_are_refused_by_losses_that_would_teach_them(
+    make_batch: Callable[..., Made],
+) -> None:
+    logits, batch = make_batch()
+    marked = {**batch, "decoder_targets_negative": np.zeros_like(batch["decoder_target_tokens"])}
+    for loss in (losses.sample_matching, losses.distribution_matching):
+        with pytest.raises(ValueError, match=r"wrong rationales.*losses\.unlikelihood"):
+            loss(logits, marked)
+    with pytest.raises(
+        ValueError, match=r"unlikelihood needs decoder_targets_negative.*seed_3b_con"
+    ):
+        losses.unlikelihood(logits, batch)

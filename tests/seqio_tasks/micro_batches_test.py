@@ -89,6 +89,27 @@ def test_token_means_give_answers_a_tenth_of_it() -> None:
     assert before["gsm8k_teacher_in_context_answer_only_v1"] == pytest.approx(0.0003, abs=1e-4)
 
 
+def test_wrong_rationales_are_a_sixth_of_the_micro_batches_and_say_so() -> None:
+    shares = seqio_tasks.shares_of_loss("seed_seed_3b_contrastive_v2", {})
+    assert shares["seed_in_context_cot_negative_v1"] == pytest.approx(1 / 6)
+    right, wrong = "arith_zero_shot_cot_v1", "arith_in_context_cot_v1"
+    mixture = seqio_tasks.MicroBatchMixture(
+        "contrastive_micro_batches", {right: 1, wrong: 1}, {right: 4, wrong: 2}, negative=[wrong]
+    )
+    dataset = mixture.get_dataset(LENGTHS, "train", shuffle=False, seed=0, num_epochs=1)
+    rows = features.DistillEncDecFeatureConverter(pack=True)(dataset, LENGTHS)
+    marked = 0
+    for row in rows.take(20).as_numpy_iterator():
+        for segment in np.unique(row["decoder_segment_ids"][row["decoder_segment_ids"] > 0]):
+            (is_wrong,) = set(
+                row["decoder_targets_negative"][row["decoder_segment_ids"] == segment]
+            )
+            own = row["encoder_input_tokens"][row["encoder_segment_ids"] == segment]
+            assert is_wrong == ((own == own[0]).sum() > 4)
+            marked += is_wrong
+    assert marked > 5
+
+
 @pytest.mark.parametrize("pack", [True, False])
 def test_summed_weights_follow_the_shares(pack: bool) -> None:
     """Over 8,000 drawn examples, after mixing and packing."""
