@@ -1,6 +1,6 @@
 """Converts a checkpoint between Hugging Face's layout, ours and T5X's, exactly.
 
-    python scripts/convert_checkpoint.py --input=flan-t5-small --output=runs/flan_t5_small --to=ours
+    python scripts/convert_checkpoint.py --input=google/flan-t5-small --output=runs/flan_t5_small --to=ours
     python scripts/convert_checkpoint.py --input=runs/my_run --output=my_hf_model --to=huggingface --check
     python scripts/convert_checkpoint.py --input=gs://t5-data/pretrained_models/t5x/flan_t5_small/checkpoint_1198000 \\
         --output=runs/flan_t5_small --to=ours --vocabulary=data/t5/spiece.model
@@ -19,7 +19,7 @@ from absl import app, flags, logging
 from cotdistill_jax import command, network
 from cotdistill_jax.checkpoints import conversion, stored
 
-_INPUT = flags.DEFINE_string("input", None, "Folder to read.", required=True)
+_INPUT = flags.DEFINE_string("input", None, "Folder to read, or a published name.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to write.", required=True)
 _TO = flags.DEFINE_enum("to", None, conversion.LAYOUTS, "Layout to write.", required=True)
 _VOCABULARY = flags.DEFINE_string(
@@ -101,6 +101,12 @@ def main(argv: list[str]) -> None:
             weights, _OUTPUT.value, _TO.value, _VOCABULARY.value, _EXTRA_IDS.value
         )
         print(f"{_INPUT.value} ({weights.layout}) -> {written} ({_TO.value})")
+        if _TO.value == conversion.T5X:
+            print(
+                "It holds parameters and no optimizer state. This project's gin/t5x/finetune.gin takes it as INITIAL_CHECKPOINT_PATH; T5X's own "
+                "finetune.gin needs besides --gin.utils.RestoreCheckpointConfig.assignment_map=\"((r'^state.*', None),)\" "
+                "--gin.utils.RestoreCheckpointConfig.fallback_to_scratch=True"
+            )
         if _CHECK.value:
             print(check(weights, written))
     except (ValueError, OSError) as error:

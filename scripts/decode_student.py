@@ -50,7 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add(
-        "--checkpoint", required=True, help="run folder, checkpoint_N folder or Hugging Face folder"
+        "--checkpoint",
+        required=True,
+        help="run folder, checkpoint_N folder, Hugging Face folder or a published name",
     )
     add("--vocab", help="SentencePiece model, where the checkpoint has none")
     add("--benchmark", required=True, help="such as gsm8k:train")

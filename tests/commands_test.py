@@ -63,6 +63,11 @@ MISTAKES: dict[str, list[tuple[list[str], str]]] = {
         (["--data_dir=out", "extra"], "extra"),
         ([], "--data_dir"),
     ],
+    "scripts/fetch_weights.py": [
+        (["--source_dir=no/folder"], "no/folder"),
+        (["--name=flan_t5_base"], "gs://t5-data"),
+        ([], "--name"),
+    ],
     "scripts/import_seed_data.py": [
         (["--processed_data=no/folder", "--output_dir=out"], "no/folder"),
         (["--transcript=no.txt", "--output_dir=out"], "no.txt"),

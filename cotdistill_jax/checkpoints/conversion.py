@@ -17,6 +17,7 @@ from flax import traverse_util
 import cotdistill_jax
 from cotdistill_jax import files, network
 from cotdistill_jax.checkpoints import (
+    hub,
     huggingface,
     model_files,
     orbax_layout,
@@ -69,7 +70,7 @@ def open_weights(path: str, dtype: str = "float32") -> Weights:
 
     Args:
       path: a Hugging Face folder, one of our run folders or a `checkpoint_N` in it, or a T5X `checkpoint_N` (or a
-        folder of them: the newest whole one is taken); all but Hugging Face's may be `gs://`.
+        folder of them: the newest whole one is taken), all but Hugging Face's also `gs://`; or a name, see `hub`.
       dtype: activation type of the returned config, where the layout records none.
 
     Raises:
@@ -140,6 +141,7 @@ def differences(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[str]:
 
 
 def _open(path: str, dtype: str) -> Weights:
+    path = hub.local(path)
     local = pathlib.Path(path)
     if not stored.is_remote(path) and (local / "config.json").exists():
         return _open_hugging_face(local, dtype)

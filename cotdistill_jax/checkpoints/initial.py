@@ -7,15 +7,17 @@ or the optimizer's state: to go on with a run, name its folder as MODEL_DIR.
 import dataclasses
 import os
 import pathlib
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
 from flax import traverse_util
 
 from cotdistill_jax import files, network
-from cotdistill_jax.checkpoints import conversion, t5x_legacy, train_state
+from cotdistill_jax.checkpoints import conversion, hub, stored, t5x_legacy, train_state
 from cotdistill_jax.teacher.shards import file_sha256
 
+_CACHE = "~/.cache/cotdistill_jax/weights"
 # What may differ between the checkpoint's network and the run's: nothing that the parameters depend on.
 _FREE = ("dropout_rate", "dtype", "scan_layers", "remat", "attention_block")
 
@@ -27,7 +29,7 @@ def read(
 
     Args:
       path: a Hugging Face folder, a run folder or a `checkpoint_N` in it, or a T5X checkpoint, legacy or Orbax,
-        local or `gs://`.
+        local or `gs://`; or a name, see `hub`.
       config: dimensions of the run's network.
       vocabulary_file: the run's SentencePiece model, compared with the one beside the weights, if any.
 
@@ -56,15 +58,20 @@ def read(
 def locate_t5x(path: str, config: network.T5Config) -> str:
     """Returns the `checkpoint_N` folder that T5X restores, after comparing its shapes with the network's.
 
+    A Hugging Face folder, which T5X can't read, is converted once into `~/.cache/cotdistill_jax/weights`, said in a line.
+
     Args:
       path: a `checkpoint_N` in T5X's legacy or Orbax layout (that of both runners), or a folder of them, whose newest
-        whole one is meant; local or `gs://`.
+        whole one is meant; local or `gs://`; a Hugging Face folder; or a name, see `hub`.
       config: dimensions of the run's network.
 
     Raises:
       FileNotFoundError: there is no checkpoint.
       ValueError: it holds another network; the message lists what differs.
     """
+    path = hub.local(files.expand_home(path))
+    if not stored.is_remote(path) and (pathlib.Path(path) / "config.json").exists():
+        path = _converted(pathlib.Path(path))
     name = path.rstrip("/").rsplit("/", 1)[-1]
     found_at = path.rstrip("/") if name.startswith("checkpoint_") else t5x_legacy.latest(path)
     found = _shapes(t5x_legacy.open_tree(found_at))
@@ -77,6 +84,23 @@ def locate_t5x(path: str, config: network.T5Config) -> str:
     if faults:
         raise ValueError(_misfit(path, faults))
     return found_at
+
+
+def _converted(folder: pathlib.Path) -> str:
+    """Returns the folder of a Hugging Face folder's weights in T5X's layout; made where missing, whole or not at all."""
+    made = pathlib.Path(_CACHE).expanduser() / hub.identity(folder)
+    if not made.exists():
+        print(f"checkpoints: converting {folder} for T5X, once, into {made}", flush=True)
+        made.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=made.parent) as temporary:
+            whole = pathlib.Path(temporary) / "whole"
+            conversion.save(conversion.open_weights(str(folder)), str(whole), conversion.T5X)
+            try:
+                whole.rename(made)
+            except OSError:  # another process was faster
+                if not made.exists():
+                    raise
+    return os.fspath(made)
 
 
 def _misfit(path: str, faults: list[str]) -> str:

@@ -90,7 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--checkpoint",
         required=True,
-        help="run folder (ours or T5X's), checkpoint_N folder in it, Hugging Face folder, or a glob of such",
+        help="run folder (ours or T5X's), checkpoint_N folder in it, Hugging Face folder, or a glob of such; or a published name such as "
+        "google/flan-t5-base",
     )
     add(
         "--vocab",

@@ -9,7 +9,7 @@ from typing import Any
 from etils import epath
 
 from cotdistill_jax import checkpoints, files
-from cotdistill_jax.checkpoints import conversion, model_files
+from cotdistill_jax.checkpoints import conversion, hub, model_files
 
 _HUGGINGFACE_CONFIG = "config.json"
 _WEIGHT_FILES = (
@@ -40,7 +40,8 @@ def select(checkpoint: str, steps: str | None = None) -> list[Selected]:
 
     Args:
         checkpoint: a run folder (ours or T5X's), a `checkpoint_N` folder in it, a Hugging Face folder (or the weights file
-            in it), a single-file T5X checkpoint, or a glob of such; or one of ours or T5X's as `gs://bucket/.../checkpoint_N`.
+            in it), a single-file T5X checkpoint, or a glob of such; or one of ours or T5X's as `gs://bucket/.../checkpoint_N`; or a
+            published name such as `google/flan-t5-base` (`checkpoints.hub`).
         steps: for run folders: `all`, `latest` or a list such as `100,200`. None means `latest`.
 
     With one folder and no steps the results go to the output folder itself. Otherwise each checkpoint gets
@@ -50,6 +51,7 @@ def select(checkpoint: str, steps: str | None = None) -> list[Selected]:
         FileNotFoundError: nothing matches, or a step does not exist; the message lists those that do.
         ValueError: `steps` cannot be read, or is given with a `checkpoint_N` folder.
     """
+    checkpoint = hub.local(checkpoint)
     if _REMOTE in checkpoint:
         return [_remote(checkpoint, steps)]
     if files.is_name(checkpoint) and steps is None:

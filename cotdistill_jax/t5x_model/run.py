@@ -135,13 +135,12 @@ def initial_checkpoint(
     Step, optimizer state and position in the data are not taken over.
 
     Args:
-        path: A T5X `checkpoint_N` folder, legacy or Orbax, or a run folder of either runner (its newest whole
-            step); local or `gs://`.
+        path: What `checkpoints.initial.locate_t5x` takes: a T5X `checkpoint_N` folder, a run folder of either runner, a Hugging
+            Face folder, or a published name such as `google/flan-t5-base`.
         network_config: Dimensions of the network.
 
     Raises:
-        ValueError: It holds another network (the message lists what differs), or is a Hugging Face folder, which
-            T5X can't read.
+        ValueError: It holds another network; the message lists what differs.
         FileNotFoundError: There is no checkpoint.
     """
     if path is None:
