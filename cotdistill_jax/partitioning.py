@@ -62,6 +62,115 @@ def make_mesh(
     return Mesh(np.asarray(devices).reshape(shape), MESH_AXES)
 
 
+STATE_BYTES = 16
+"""Of a parameter in training: itself, its gradient and AdamW's two moments, in float32."""
+_STATE_SHARE = 0.5  # of a device's memory, at most; the rest is for activations
+_SHOWN_SHAPES = 6
+
+Shape = tuple[int, int, int]
+
+
+def choose_shape(
+    num_devices: int,
+    config: network.T5Config,
+    num_parameters: int,
+    batch_size: int | None,
+    num_microbatches: int,
+    memory_bytes: float | None,
+) -> tuple[Shape, str]:
+    """Returns a shape (data, fsdp, model) for a network, a batch and a number of devices, and why.
+
+    All devices along data where parameters and optimizer state take at most half of a device's memory; else no more fsdp than that
+    needs; the model axis takes what neither the rows of a microbatch nor the width can take.
+
+    Args:
+      num_devices: how many there are.
+      config: dimensions of the network.
+      num_parameters: its parameters.
+      batch_size: rows of an optimizer step; None: nothing has to divide them.
+      num_microbatches: parts that they are cut into.
+      memory_bytes: of one device; None: not known, and not asked.
+
+    Raises:
+      ValueError: nothing divides; the message says which batches and microbatches would.
+
+    Example: 2.85e9 parameters, 8 devices of 80 GB, 16 rows in 2 parts: (4, 2, 1).
+    """
+    shapes = fitting_shapes(num_devices, config, batch_size, num_microbatches)
+    if not shapes:
+        raise ValueError(
+            f"mesh: no mesh of {num_devices} devices divides this network and {batch_size} rows in {num_microbatches} parts; "
+            + _remedies(num_devices, config, batch_size, num_microbatches)
+        )
+    shapes.sort(key=lambda shape: (shape[2], shape[1]))
+    state = num_parameters * STATE_BYTES / 1e9
+    small = [
+        shape
+        for shape in shapes
+        if memory_bytes is None
+        or state / (shape[1] * shape[2]) <= _STATE_SHARE * memory_bytes / 1e9
+    ]
+    chosen = small[0] if small else max(shapes, key=lambda shape: (shape[1] * shape[2], -shape[2]))
+    why = (
+        f"parameters and optimizer state take {state / (chosen[1] * chosen[2]):,.1f} GB of a device"
+    )
+    if memory_bytes is None:
+        why += ", whose memory is not known"
+    else:
+        why += f"'s {memory_bytes / 1e9:,.1f} GB" + ("" if small else ", more than half, even so")
+    if chosen[2] > 1 and batch_size is not None:
+        rows = batch_size // num_microbatches
+        if (chosen[0] * chosen[1] * chosen[2]) > rows:
+            why += (
+                f"; a part of the batch has {rows} rows for {num_devices} devices, so the model axis takes the rest: "
+                + _remedies(num_devices, config, batch_size, num_microbatches)
+            )
+    return chosen, why
+
+
+def fitting_shapes(
+    num_devices: int, config: network.T5Config, batch_size: int | None, num_microbatches: int
+) -> list[Shape]:
+    """Returns all shapes (data, fsdp, model) of so many devices that divide a network and a batch."""
+    return [
+        (data, fsdp, num_devices // data // fsdp)
+        for data in _divisors(num_devices)
+        for fsdp in _divisors(num_devices // data)
+        if not _faults(
+            (data, fsdp, num_devices // data // fsdp), config, batch_size, num_microbatches
+        )
+    ]
+
+
+def _divisors(number: int) -> list[int]:
+    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
+
+
+def _remedies(
+    num_devices: int, config: network.T5Config, batch_size: int | None, num_microbatches: int
+) -> str:
+    """Returns in words which settings put all devices along data and fsdp."""
+    if batch_size is None:
+        return "take another number of devices"
+    parts = [
+        parts
+        for parts in range(num_microbatches, 0, -1)
+        if batch_size % parts == 0 and batch_size // parts % num_devices == 0
+    ]
+    if parts:
+        return f"NUM_MICROBATCHES = {parts[0]} would put all of them along data or fsdp, with the same results (WEIGH_MICROBATCHES_ALIKE aside)"
+    step = num_devices * num_microbatches
+    up = -(-batch_size // step) * step
+    down = f"{up - step} or " if up > step else ""
+    return f"BATCH_SIZE = {down}{up} would put all of them along data or fsdp"
+
+
+def device_memory() -> int | None:
+    """Returns the bytes of a device's memory that JAX may use, None where it does not say (CPUs)."""
+    statistics = jax.local_devices()[0].memory_stats() or {}
+    return statistics.get("bytes_limit")
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Returns the sharding of every [B, ...] array of a batch: split over data and fsdp."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
@@ -98,7 +207,26 @@ def check_mesh(
       ValueError: names each quantity that is not divisible, with its size and the mesh axis.
     """
     sizes = dict(mesh.shape)
-    model, rows = sizes["model"], sizes["data"] * sizes["fsdp"]
+    shape = (sizes["data"], sizes["fsdp"], sizes["model"])
+    faults = _faults(shape, config, batch_size, num_microbatches)
+    if not faults:
+        return
+    fitting = fitting_shapes(math.prod(shape), config, batch_size, num_microbatches)
+    remedy = (
+        f"MESH_SHAPE = None chooses; (data, fsdp, model) that divide: {', '.join(map(str, fitting[:_SHOWN_SHAPES]))}"
+        if fitting
+        else f"no mesh of {math.prod(shape)} devices does: "
+        + _remedies(math.prod(shape), config, batch_size, num_microbatches)
+    )
+    raise ValueError(f"mesh {sizes}: not divisible: {'; '.join(faults)}; {remedy}")
+
+
+def _faults(
+    shape: Shape, config: network.T5Config, batch_size: int | None, num_microbatches: int
+) -> list[str]:
+    """Returns each quantity that a mesh (data, fsdp, model) does not divide, with its size and the axis."""
+    data, fsdp, model = shape
+    rows = data * fsdp
     quantities = {
         ("model", model): {
             "vocab_size": config.vocab_size,
@@ -106,7 +234,7 @@ def check_mesh(
             "num_heads * head_dim": config.num_heads * config.head_dim,
             "mlp_dim": config.mlp_dim,
         },
-        ("fsdp", sizes["fsdp"]): {"emb_dim": config.emb_dim},
+        ("fsdp", fsdp): {"emb_dim": config.emb_dim},
     }
     faults = [
         f"{name} = {size} over {axis} = {count}"
@@ -121,10 +249,7 @@ def check_mesh(
             faults.append(
                 f"batch_size / num_microbatches = {batch_size // num_microbatches} over data * fsdp = {rows}"
             )
-    if faults:
-        raise ValueError(
-            f"mesh {sizes}: not divisible: {'; '.join(faults)}; choose another MESH_SHAPE or BATCH_SIZE"
-        )
+    return faults
 
 
 def param_shardings(mesh: Mesh, variables: Mapping[str, Any]) -> dict[str, Any]:

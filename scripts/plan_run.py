@@ -1,6 +1,7 @@
 """Says what a run will need on meshes of accelerators that need not be there: memory, FLOPs, traffic, time, fit.
 
     python scripts/plan_run.py --gin_file=gin/experiments/gsm8k_teacher_xl.gin --mesh=data=4,fsdp=2,model=1 --mesh=fsdp=16
+    python scripts/plan_run.py --gin_file=gin/experiments/gsm8k_teacher_xl.gin --devices=8 --chip=H100    # the mesh that None chooses
 
 No weights are read and nothing is trained; a mesh of 16 devices compiles on a laptop. `--gin.NAME=VALUE` as for training.
 """
@@ -20,7 +21,16 @@ if TYPE_CHECKING:
 
 _FILES = flags.DEFINE_multi_string("gin_file", None, "Experiment leaf and overlays.", required=True)
 _MESHES = flags.DEFINE_multi_string(
-    "mesh", ["data=1"], "Devices per axis, such as data=4,fsdp=2,model=1; repeat it for several."
+    "mesh", [], "Devices per axis, such as data=4,fsdp=2,model=1; repeat it for several."
+)
+_DEVICES = flags.DEFINE_integer(
+    "devices",
+    None,
+    "Without --mesh: devices of the mesh that MESH_SHAPE = None chooses.",
+    lower_bound=1,
+)
+_CHIP = flags.DEFINE_string(
+    "chip", "A100 40GB", "Accelerator that --devices counts, whose memory the choice minds."
 )
 _FULL = flags.DEFINE_bool(
     "compile_all_layers", False, "Compile the whole network instead of one and two layers of it."
@@ -69,15 +79,17 @@ def main(unparsed: Sequence[str]) -> None:
     if len(unparsed) > 1:
         raise app.UsageError(f"plan_run: unexpected arguments {list(unparsed[1:])}")
     shapes = {text: parse_mesh(text) for text in _MESHES.value}
-    devices = max(math.prod(shape) for shape in shapes.values())
+    if shapes and _DEVICES.value:
+        raise app.UsageError("plan_run: give --mesh or --devices, not both")
+    devices = max([math.prod(shape) for shape in shapes.values()] or [_DEVICES.value or 1])
     # Before JAX starts: so many simulated devices.
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
     os.environ["JAX_PLATFORMS"] = "cpu"
     import gin
     import jax
 
-    from cotdistill_jax import network, partitioning
-    from cotdistill_jax.train import gin_config, optimizers, planning
+    from cotdistill_jax import checkpoints, network, partitioning
+    from cotdistill_jax.train import chips, gin_config, optimizers, planning
 
     gin_config.parse([*_FILES.value, "gin/runs/finetune.gin"], [*_BINDINGS, "MODEL_DIR = 'none'"])
     macro = {name: gin.query_parameter(f"{name}/macro.value") for name in (
@@ -88,6 +100,25 @@ def main(unparsed: Sequence[str]) -> None:
     batch = planning.abstract_batch(
         macro["TASK_FEATURE_LENGTHS"], macro["BATCH_SIZE"], macro["PACK"]
     )
+    if not shapes:
+        known = {chip.name: chip for chip in chips.CHIPS}
+        if _CHIP.value not in known:
+            raise ValueError(f"plan_run: --chip={_CHIP.value} is none of {', '.join(known)}")
+        params = checkpoints.abstract_variables(config)["params"]
+        shape, why = partitioning.choose_shape(
+            devices,
+            config,
+            sum(leaf.size for leaf in jax.tree.leaves(params)),
+            macro["BATCH_SIZE"],
+            macro["NUM_MICROBATCHES"],
+            known[_CHIP.value].memory_bytes,
+        )
+        text = ",".join(f"{axis}={size}" for axis, size in zip(AXES, shape, strict=True))
+        print(f"MESH_SHAPE = None chooses {text} for {devices} x {_CHIP.value}: {why}")
+        shapes = {text: shape}
+    for shape in shapes.values():
+        mesh = partitioning.make_mesh(shape, jax.devices()[: math.prod(shape)])
+        partitioning.check_mesh(mesh, config, macro["BATCH_SIZE"], macro["NUM_MICROBATCHES"])
     how = (
         "all layers compiled, the inside of loops counted once"
         if _FULL.value
@@ -103,7 +134,6 @@ def main(unparsed: Sequence[str]) -> None:
     )
     for text, shape in shapes.items():
         mesh = partitioning.make_mesh(shape, jax.devices()[: math.prod(shape)])
-        partitioning.check_mesh(mesh, config, macro["BATCH_SIZE"], macro["NUM_MICROBATCHES"])
         needs = (planning.measure if _FULL.value else planning.estimate)(
             mesh,
             config,

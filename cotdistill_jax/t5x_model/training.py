@@ -14,7 +14,7 @@ from t5x import trainer
 
 from cotdistill_jax import network, partitioning
 from cotdistill_jax.t5x_model.model import Batch, normalised
-from cotdistill_jax.train import loop, step
+from cotdistill_jax.train import loop, starting, step
 
 # Axes that no rule splits; Flax wants them named.
 _REPLICATED = ("relpos_buckets", "abspos_buckets", "length", "layers", "stack", "kv")
@@ -92,7 +92,7 @@ class Partitioner(t5x_partitioning.PjitPartitioner):
         """Makes the mesh.
 
         Args:
-            mesh_shape: Devices along (data, fsdp, model) or (data, model); None puts all on data.
+            mesh_shape: Devices along (data, fsdp, model) or (data, model); None chooses and says so.
             network_config: Dimensions that the mesh must divide.
             batch_size: Rows of a batch, which it must divide, too.
             num_microbatches: Parts that a batch is cut into.
@@ -100,8 +100,12 @@ class Partitioner(t5x_partitioning.PjitPartitioner):
         Raises:
             ValueError: The mesh fits neither devices nor model nor batch; the message lists each misfit.
         """
-        self._chosen_mesh = partitioning.make_mesh(mesh_shape)
-        partitioning.check_mesh(self._chosen_mesh, network_config, batch_size, num_microbatches)
+        self._chosen_mesh = starting.checked_mesh(
+            None if mesh_shape is None else tuple(mesh_shape),
+            network_config,
+            batch_size,
+            num_microbatches,
+        )
         rules = [*partitioning.LOGICAL_AXIS_RULES, *((name, None) for name in _REPLICATED)]
         super().__init__(num_partitions=1, logical_axis_rules=rules)
 

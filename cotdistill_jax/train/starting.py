@@ -14,6 +14,7 @@ from cotdistill_jax import network, partitioning
 from cotdistill_jax.checkpoints import (
     TrainCheckpoints,
     TrainState,
+    abstract_variables,
     initial,
     list_steps,
     write_model_files,
@@ -30,15 +31,30 @@ def use_compilation_cache(folder: str) -> None:
 def checked_mesh(
     shape: tuple[int, ...] | None,
     config: network.T5Config,
-    batch_size: int,
+    batch_size: int | None,
     num_microbatches: int,
 ) -> Mesh:
-    """Returns the mesh of a run; the accelerators are JAX's alone.
+    """Returns the mesh of a run, chosen and said where the shape is None; the accelerators are JAX's alone.
 
     Raises:
       ValueError: network, batch and mesh do not fit together; the message lists every reason.
     """
     data.keep_tensorflow_off_accelerators()
+    num_devices = len(jax.devices())
+    if shape is None and num_devices > 1:
+        params = abstract_variables(config)["params"]
+        shape, why = partitioning.choose_shape(
+            num_devices,
+            config,
+            sum(leaf.size for leaf in jax.tree.leaves(params)),
+            batch_size,
+            num_microbatches,
+            partitioning.device_memory(),
+        )
+        if jax.process_index() == 0:
+            print(
+                f"train: MESH_SHAPE = {shape} (data, fsdp, model) of {num_devices} devices: {why}"
+            )
     mesh = partitioning.make_mesh(shape)
     partitioning.check_mesh(mesh, config, batch_size, num_microbatches)
     return mesh
