@@ -1,4 +1,8 @@
-"""Installs the package `cotdistill_jax`; `tasks`, `gin` and `scripts` are used from the checkout."""
+"""Installs the packages `cotdistill_jax` and `tasks`, and inside the former the folders `gin` and `scripts`.
+
+The top-level folder `gin` cannot be installed as it is: that name is gin-config's. Installed, it is `cotdistill_jax/gin`, and
+`cotdistill_jax.gin_search_path()` finds it in a checkout, too. A script is `python -m cotdistill_jax.scripts.NAME`.
+"""
 
 import pathlib
 
@@ -69,8 +73,17 @@ setuptools.setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=setuptools.find_packages(include=["cotdistill_jax", "cotdistill_jax.*"]),
-    package_data={"cotdistill_jax": ["**/*.model", "**/*.json", "**/*.txt", "report/templates/*"]},
+    license_files=["LICENSE"],
+    packages=[
+        *setuptools.find_packages(include=["cotdistill_jax", "cotdistill_jax.*", "tasks"]),
+        "cotdistill_jax.gin",
+        "cotdistill_jax.scripts",
+    ],
+    package_dir={"cotdistill_jax.gin": "gin", "cotdistill_jax.scripts": "scripts"},
+    package_data={
+        "cotdistill_jax": ["**/*.model", "**/*.json", "**/*.txt", "report/templates/*"],
+        "cotdistill_jax.gin": ["**/*.gin"],
+    },
     python_requires=">=3.11",
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,

@@ -3,6 +3,18 @@
 __version__ = "0.1.0"
 
 
+def gin_search_path() -> str:
+    """Returns the folder in which `gin/experiments/...` lies: the checkout, or this package where it was installed.
+
+    T5X asks for it: `--gin_search_paths=$(python -c "import cotdistill_jax; print(cotdistill_jax.gin_search_path())")`.
+    """
+    import pathlib
+
+    package = pathlib.Path(__file__).parent
+    installed = (package / "gin" / "defaults.gin").is_file()
+    return str(package if installed else package.parent)
+
+
 def _have_a_home() -> None:
     """Names `/` as the home folder of a user without one, as containers do, where libraries would make a folder called `~`."""
     import os

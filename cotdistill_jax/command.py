@@ -16,7 +16,8 @@ from typing import Any
 
 from cotdistill_jax import files
 
-CHECKOUT = pathlib.Path(__file__).parents[1]
+_ROOT = pathlib.Path(__file__).parents[1]  # the checkout, or site-packages
+_OURS = ("cotdistill_jax", "tasks", "scripts")
 _INTERRUPTED = 130
 
 
@@ -82,7 +83,7 @@ def is_mistake(error: Exception) -> bool:
     path = pathlib.Path(last.filename)
     if path.parent.name == "gin":
         return True
-    ours = path.is_relative_to(CHECKOUT) and "site-packages" not in path.parts
+    ours = any(path.is_relative_to(_ROOT / folder) for folder in _OURS)
     line = linecache.getline(last.filename, last.lineno or 0)
     return ours and line.lstrip().startswith("raise")
 

@@ -10,7 +10,14 @@ import argparse
 from collections.abc import Sequence
 
 from cotdistill_jax import command, inference
-from cotdistill_jax.inference import generation, lengths, selection, self_teaching
+from cotdistill_jax.inference import (
+    evaluation,
+    generation,
+    lengths,
+    prompts,
+    selection,
+    self_teaching,
+)
 from cotdistill_jax.inference.vocabulary import Vocabulary
 
 
@@ -56,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--vocab", help="SentencePiece model, where the checkpoint has none")
     add("--benchmark", required=True, help="such as gsm8k:train")
-    add("--prompt", default="zero_shot_cot", help="prompt mode")
+    add("--prompt", default="zero_shot_cot", help=f"{', '.join(prompts.MODES)} or file:<path>")
     add("--output_dir", required=True, help="of the records; made where missing")
     add("--data_dir", help="benchmark folder; default: the variable COTDISTILL_DATA_DIR")
     add("--num_examples", type=int, help="only the first so many questions")
@@ -65,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="of drawn texts")
     add("--top_k", type=int, default=5, help="candidates recorded per piece, under temperature 1")
     add("--batch_size", type=int, default=32)
-    add("--max_input_tokens", type=int, default=2048, help="EOS included")
+    add("--max_input_tokens", type=int, default=evaluation.MAX_INPUT_TOKENS, help="EOS included")
     add("--max_new_tokens", type=int, default=256, help="EOS included")
     return parser
 

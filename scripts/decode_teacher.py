@@ -8,9 +8,9 @@ It says what the run costs at most and asks before it starts (`--yes` does not a
 soon as it has come in. The same command continues an interrupted run, asks failed questions again and leaves finished ones alone; with a
 larger --num_samples or --limit it asks for the rest. Ctrl-C and SIGTERM wait for the requests under way; a second one does not.
 
-Prompts: those of the evaluation (`zero_shot_cot`, `cot_4_cases`, ..., `file:<path>`) and `complex`, GSM8K's complex prompt, whose
-demonstrations are the rows --demonstration_rows of GSM8K's train file: `Question: ...`, "Let's think step by step", rationale, "The
-answer is ...". The default rows give the paper's published prompt. A demonstration is left out of its own question's prompt.
+Prompts: those of the evaluation (`zero_shot_cot`, `cot_4_cases`, `complex`, ..., `file:<path>`). The demonstrations of `complex` are the rows
+--demonstration_rows of GSM8K's train file: `Question: ...`, "Let's think step by step", rationale, "The answer is ...". The default
+rows give the paper's published prompt. A demonstration is left out of its own question's prompt.
 
 Exit status: 0 all samples are there; 1 some are missing (failures, spend cap, refusal), the last lines say why; 130 or 143 interrupted.
 """
@@ -30,16 +30,14 @@ from typing import Any
 from absl import app, flags
 from tqdm import tqdm
 
-from cotdistill_jax import benchmarks, command, formats
-from cotdistill_jax.benchmarks import arith, files
+from cotdistill_jax import benchmarks, command
+from cotdistill_jax.benchmarks import files
 from cotdistill_jax.inference import prompts
 from cotdistill_jax.teacher import decoding
 
 COMPLEX = "complex"
 _HTTP_LOGGERS = ("httpx", "httpx2")  # the client's HTTP library, by its versions
 _SHORTEST_KEY = 12  # shorter ones are placeholders such as EMPTY, and may occur anywhere
-# The demonstrations of the published complex prompt (Fu et al. 2022, arXiv 2210.00720): training problems with the longest solutions.
-COMPLEX_ROWS = (7364, 1708, 669, 6724, 261, 1380, 3715, 7446)
 
 _BASE_URL = flags.DEFINE_string(
     "base_url",
@@ -69,10 +67,12 @@ _DATA_DIR = flags.DEFINE_string(
 )
 _LIMIT = flags.DEFINE_integer("limit", None, "Ask the first questions only.", lower_bound=1)
 _PROMPT = flags.DEFINE_string(
-    "prompt", COMPLEX, f"{COMPLEX}, {', '.join(prompts.MODES)} or {prompts.FILE_PREFIX}<path>."
+    "prompt", COMPLEX, f"{', '.join(prompts.MODES)} or {prompts.FILE_PREFIX}<path>."
 )
 _DEMONSTRATION_ROWS = flags.DEFINE_list(
-    "demonstration_rows", [str(row) for row in COMPLEX_ROWS], f"Rows that --prompt={COMPLEX} shows."
+    "demonstration_rows",
+    [str(row) for row in prompts.EIGHT_CASES[COMPLEX]],
+    f"Rows that --prompt={COMPLEX} shows.",
 )
 
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "Samples per question.", lower_bound=1)
@@ -152,23 +152,13 @@ def build_prompt(mode: str, benchmark: str, data_dir: str | None) -> prompts.Pro
     """Returns the prompt of a mode for a benchmark, demonstrations included."""
     if mode != COMPLEX:
         return prompts.build(mode, benchmark, data_dir)
-    rows = [int(row) for row in _DEMONSTRATION_ROWS.value]
-    if benchmark == "arith":
-        pool = arith.load("train", num_examples=max(rows) + 1)
-    else:
-        pool = benchmarks.load("gsm8k", "train_and_dev", data_dir)
-    if not all(0 <= row < len(pool) for row in rows):
+    try:
+        rows = [int(row) for row in _DEMONSTRATION_ROWS.value]
+    except ValueError as error:
         raise ValueError(
-            f"decode: --demonstration_rows={rows} must be rows from 0 to {len(pool) - 1}."
-        )
-    form = dataclasses.replace(formats.get_format("in_context_cot"), query_prefix="Question: ")
-    demonstrations = tuple(
-        prompts.Demonstration(
-            q.question, form.render_demonstration(q.question, q.rationale, q.gold)
-        )
-        for q in (pool[row] for row in rows)
-    )
-    return prompts.Prompt(mode, "", demonstrations, form.query_prefix, form.query_suffix)
+            f"decode: --demonstration_rows={','.join(_DEMONSTRATION_ROWS.value)} must be numbers"
+        ) from error
+    return prompts.eight_cases(mode, rows, benchmark, data_dir)
 
 
 def stop_texts(prompt: prompts.Prompt) -> tuple[str, ...]:

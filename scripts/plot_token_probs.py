@@ -44,7 +44,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--question_id", help="which question; default: the first")
     add("--sample_id", type=int, help="which of its samples; default: the first")
-    add("--checkpoint", help="run folder or checkpoint of our student, shown the same rationale")
+    add(
+        "--checkpoint",
+        help="run, checkpoint_N or Hugging Face folder of a student, shown the same rationale",
+    )
+    add("--vocab", help="SentencePiece model, where the checkpoint has none")
     add("--benchmark", default="arith", help="benchmark whose demonstrations --prompt takes")
     add("--prompt", default="zero_shot_cot", help="prompt mode of the student")
     add("--data_dir", help="benchmark folder; default: COTDISTILL_DATA_DIR")
@@ -73,13 +77,14 @@ def _records(flags: argparse.Namespace) -> dict[str, TeacherRecord]:
         asked_as = chosen.prompt, chosen.benchmark
     if flags.checkpoint:
         # Imported here: drawing a teacher's records needs no jax.
-        from cotdistill_jax import checkpoints
+        from cotdistill_jax.inference import selection
         from cotdistill_jax.inspection import student
 
         prompt = prompts.build(*asked_as, flags.data_dir)
         question_id, sample_id, question, gold, text = said
         asked = student.Asked(question_id, sample_id, question, gold, prompt.render(question), text)
-        model = checkpoints.load_model(flags.checkpoint)
+        (selected,) = selection.select(flags.checkpoint)
+        model = selection.load(selected, flags.vocab)
         shown["student"] = next(student.score_texts(model, [asked], batch_size=1))
     return shown
 

@@ -52,6 +52,7 @@ MISTAKES: dict[str, list[tuple[list[str], str]]] = {
         ([*DECODE, "--questions=no.jsonl"], "no.jsonl"),
         ([*DECODE, "--benchmark=gsm9k"], "gsm9k"),
         ([*DECODE], "--benchmark"),
+        ([*DECODE, "--benchmark=arith", "--demonstration_rows=1,x"], "--demonstration_rows=1,x"),
     ],
     "scripts/decode_student.py": [
         (["--checkpoint=no/run", "--output_dir=out", "--benchmark=arith"], "no/run"),

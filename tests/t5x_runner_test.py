@@ -273,7 +273,9 @@ def test_a_killed_run_ends_like_one_that_was_not(runs):
     saved = max(int(path.name.rpartition("_")[2]) for path in run.glob("checkpoint_?"))
     assert saved in (2, 4, 6)
     shutil.rmtree(run / "train")
-    runs.train(T5X, leaf, run, SAVE_PERIOD=2)
+    runs.train(T5X, leaf, run, SAVE_PERIOD=2, KEEP_CHECKPOINTS=1, KEEP_EVERY_STEPS=4)
+    kept = {path.name for path in run.glob("checkpoint_[1-9]")}  # T5X saves step 0, too
+    assert kept == {"checkpoint_4", "checkpoint_8"}
     assert sorted(scalars(run)["loss"]) == list(range(saved + 1, 9))
     expected = scalars(whole)["loss"]
     assert scalars(run)["loss"] == {step: expected[step] for step in range(saved + 1, 9)}

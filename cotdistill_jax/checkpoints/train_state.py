@@ -103,6 +103,7 @@ class TrainCheckpoints:
         keep_best: int = 0,
         best_metric: str | None = None,
         keep_every_hours: float | None = None,
+        keep_every_steps: int | None = None,
     ) -> None:
         """Opens `model_dir`, removing what an interrupted save left there.
 
@@ -112,9 +113,12 @@ class TrainCheckpoints:
           keep_best: how many stay besides because `best_metric` was highest.
           best_metric: name in the metrics given to `save`.
           keep_every_hours: besides, one stays per so many hours.
+          keep_every_steps: besides, those whose step is a multiple of it stay.
         """
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=_retention(keep, keep_best, best_metric, keep_every_hours),
+            preservation_policy=_retention(
+                keep, keep_best, best_metric, keep_every_hours, keep_every_steps
+            ),
             step_prefix=STEP_PREFIX,
             # Which stay is the policy's to say; with this Orbax also writes the metrics, which a continued run compares.
             best_fn=(lambda metrics: metrics[best_metric]) if keep_best else None,
@@ -219,7 +223,11 @@ class TrainCheckpoints:
 
 
 def _retention(
-    keep: int | None, keep_best: int, best_metric: str | None, keep_every_hours: float | None
+    keep: int | None,
+    keep_best: int,
+    best_metric: str | None,
+    keep_every_hours: float | None,
+    keep_every_steps: int | None,
 ) -> preservation.PreservationPolicy:
     policies: list[preservation.PreservationPolicy] = [preservation.LatestN(keep)]
     if keep_best:
@@ -232,7 +240,22 @@ def _retention(
         )
     if keep_every_hours is not None:
         policies.append(preservation.EveryNSeconds(round(keep_every_hours * 3600)))
+    if keep_every_steps is not None:
+        policies.append(preservation.EveryNSteps(keep_every_steps))
     return preservation.AnyPreservationPolicy(policies)
+
+
+def check_keep_every_steps(keep_every_steps: int | None, save_period: int) -> None:
+    """Checks that a checkpoint is saved at every step that is to stay.
+
+    Raises:
+      ValueError: `keep_every_steps` is not a multiple of `save_period`.
+    """
+    if keep_every_steps is not None and (keep_every_steps < 1 or keep_every_steps % save_period):
+        raise ValueError(
+            f"checkpoints: KEEP_EVERY_STEPS = {keep_every_steps} must be a multiple of SAVE_PERIOD = {save_period}, as only saved "
+            "checkpoints can stay"
+        )
 
 
 def list_steps(model_dir: str | os.PathLike[str]) -> list[int]:

@@ -6,6 +6,7 @@ r"""Evaluation prompts: the text put before and after a question.
 | `zero_shot_answer_only` | format `zero_shot_answer_only` | the same |
 | `cot_4_cases` | format `in_context_cot`, demonstrations `DEMONSTRATION_ROWS` | the published prompt (3 cases) |
 | `answer_only_4_cases` | format `in_context_answer_only`, same demonstrations | the published prompt without its rationales |
+| `complex`, `simple`, `random` | 8 demonstrations, `EIGHT_CASES`, each beginning with `Question: ` | refused |
 | `file:<path>` | the file's text | the same |
 
 Maths prompts are built from `formats`, so that a student is asked in the words it was trained on. The paper's
@@ -13,13 +14,17 @@ own evaluation prompts end in one more newline, which leaves no trace in T5's to
 
 The demonstrations are rows 802, 6893, 7003 and 2778 of GSM8K's train file, counted from 0; rendered by
 `in_context_cot` they give the paper's published 4-case prompt to the byte. For `arith` they are the problems of
-the same numbers of its train split, so that its evaluation stays within one distribution.
+the same numbers of its train split, so that its evaluation stays within one distribution. `complex`, `simple` and
+`random` are made in the same way and give the paper's other prompts of GSM8K problems to the byte: those with the longest
+solutions, with short ones, and drawn at random. Its `prompt_original.txt` and `prompt_direct.txt` are no GSM8K problems; give them as files.
 
 A prompt file holds demonstrations separated by empty lines, each beginning with `Q: ` or `Question: `; text before
-the first stays first. `{question}` marks the place of the question; without that mark
-`Q: <question>\nLet's think step by step` is put after the file's text.
+the first stays first. `{question}` marks the place of the question. Without that mark the question is put after the file's text
+as its demonstrations put theirs: `Q: ` or `Question: ` before it, and after it the first of `ANSWER_STARTS` that all of them hold;
+without demonstrations `Q: <question>\nLet's think step by step`.
 
-Sources: Fu et al. 2023 (lib_prompt/prompt_simple_4_cases.txt of its repository); Suzgun et al. 2022 (cot-prompts).
+Sources: Fu et al. 2023 (lib_prompt of its repository); Fu et al. 2022 (arXiv 2210.00720) for the complex prompt; Suzgun et al.
+2022 (cot-prompts).
 """
 
 import dataclasses
@@ -27,11 +32,24 @@ import hashlib
 import os
 import pathlib
 import re
+from collections.abc import Sequence
 
 from cotdistill_jax import benchmarks, files, formats
 from cotdistill_jax.benchmarks import arith
 
 DEMONSTRATION_ROWS = (802, 6893, 7003, 2778)
+EIGHT_CASES = {
+    "complex": (7364, 1708, 669, 6724, 261, 1380, 3715, 7446),
+    "simple": (*DEMONSTRATION_ROWS, 7112, 3807, 3428, 3090),
+    "random": (5022, 7400, 2927, 1286, 7172, 1015, 5058, 3280),
+}
+"""Rows of GSM8K's train file that the prompts with eight cases show."""
+ANSWER_STARTS = (
+    "\nA: Let's think step by step.",
+    "\nLet's think step by step",
+    "\nA:",
+    "\nThe answer is",
+)
 FILE_PREFIX = "file:"
 
 _FORMATS = {
@@ -40,7 +58,7 @@ _FORMATS = {
     "cot_4_cases": "in_context_cot",
     "answer_only_4_cases": "in_context_answer_only",
 }
-MODES = tuple(_FORMATS)
+MODES = (*_FORMATS, *EIGHT_CASES)
 _QUESTION_MARK = "{question}"
 _DEMONSTRATION_START = re.compile(r"(?<=\n\n)(?=Q: |Question: )")
 _BBH_DEMONSTRATION = re.compile(
@@ -112,11 +130,13 @@ def build(mode: str, benchmark: str, data_dir: str | os.PathLike[str] | None = N
         data_dir: benchmark folder, read for demonstrations; see `benchmarks.load`.
 
     Raises:
-        ValueError: unknown mode (the message lists them), or a prompt file that cannot be used.
+        ValueError: unknown mode (the message lists them), a prompt file that cannot be used, or eight cases for BBH.
         FileNotFoundError: the prompt file, or the file with the demonstrations, is missing.
     """
     if mode.startswith(FILE_PREFIX):
         return from_file(pathlib.Path(mode.removeprefix(FILE_PREFIX)))
+    if mode in EIGHT_CASES:
+        return eight_cases(mode, EIGHT_CASES[mode], benchmark, data_dir)
     if mode not in _FORMATS:
         raise ValueError(
             f"inference: unknown prompt {mode!r}; allowed: {', '.join(MODES)}, {FILE_PREFIX}<path>"
@@ -128,7 +148,36 @@ def build(mode: str, benchmark: str, data_dir: str | os.PathLike[str] | None = N
         return _published(mode, benchmark, data_dir, form.chain_of_thought)
     demonstrations = tuple(
         Demonstration(q.question, form.render_demonstration(q.question, q.rationale, q.gold))
-        for q in _demonstration_questions(benchmark, data_dir)
+        for q in _questions(DEMONSTRATION_ROWS, benchmark, data_dir)
+    )
+    return Prompt(mode, "", demonstrations, form.query_prefix, form.query_suffix)
+
+
+def eight_cases(
+    mode: str,
+    rows: Sequence[int],
+    benchmark: str,
+    data_dir: str | os.PathLike[str] | None = None,
+) -> Prompt:
+    """Returns a prompt of `EIGHT_CASES`, or with other rows, be they eight or not.
+
+    Args:
+        mode: its name.
+        rows: of GSM8K's train file, for `arith` of its train split, counted from 0.
+        benchmark: name as in `benchmarks.load`, without split.
+        data_dir: benchmark folder; see `benchmarks.load`.
+
+    Raises:
+        ValueError: a row that does not exist, or a task of BBH.
+    """
+    if benchmark in benchmarks.BBH:
+        raise ValueError(
+            f"inference: the prompt {mode} shows maths problems, got {benchmark}; ask BBH with cot_4_cases, its published prompt"
+        )
+    form = dataclasses.replace(formats.get_format("in_context_cot"), query_prefix="Question: ")
+    demonstrations = tuple(
+        Demonstration(q.question, form.render_demonstration(q.question, q.rationale, q.gold))
+        for q in _questions(rows, benchmark, data_dir)
     )
     return Prompt(mode, "", demonstrations, form.query_prefix, form.query_suffix)
 
@@ -150,27 +199,42 @@ def from_file(path: pathlib.Path) -> Prompt:
         )
     before, marked, suffix = text.partition(_QUESTION_MARK)
     if not marked:
-        cot = formats.FORMATS["zero_shot_cot"]
-        before, suffix = f"{text.rstrip()}\n\n{cot.query_prefix}", cot.query_suffix
+        before = f"{text.rstrip()}\n\n"
+        _, shown = _split_head(_DEMONSTRATION_START.split(before))
+        before += "Question: " if shown and shown[-1].startswith("Question: ") else "Q: "
+        suffix = _answer_start(shown)
     *blocks, query_prefix = _DEMONSTRATION_START.split(before)
     head, texts = _split_head(blocks)
     demonstrations = tuple(Demonstration(_question_of(text), text) for text in texts)
     return Prompt(f"{FILE_PREFIX}{path}", head, demonstrations, query_prefix, suffix.rstrip())
 
 
-def _demonstration_questions(
-    benchmark: str, data_dir: str | os.PathLike[str] | None
+def _answer_start(demonstrations: Sequence[str]) -> str:
+    """Returns what stands between question and answer in all demonstrations; what asks for a rationale where there are none."""
+    if not demonstrations:
+        return formats.FORMATS["zero_shot_cot"].query_suffix
+    for start in ANSWER_STARTS:
+        if all(start in text for text in demonstrations):
+            return start
+    raise ValueError(
+        f"inference: the demonstrations do not all hold one of {', '.join(map(repr, ANSWER_STARTS))} before their answers, such as "
+        f"{demonstrations[0][:80]!r}; mark the place of the question with {_QUESTION_MARK}"
+    )
+
+
+def _questions(
+    rows: Sequence[int], benchmark: str, data_dir: str | os.PathLike[str] | None
 ) -> list[benchmarks.Question]:
     if benchmark == "arith":
-        pool = arith.load("train", num_examples=max(DEMONSTRATION_ROWS) + 1)
+        pool = arith.load("train", num_examples=max(rows) + 1)
     else:
         pool = benchmarks.load("gsm8k", "train_and_dev", data_dir)
-    if len(pool) <= max(DEMONSTRATION_ROWS):
+    if not all(0 <= row < len(pool) for row in rows):
         raise ValueError(
-            f"inference: the demonstrations are rows {DEMONSTRATION_ROWS} of gsm8k/train.jsonl, which has "
-            f"{len(pool)} rows; fetch the whole file"
+            f"inference: the demonstrations are rows {tuple(rows)} of gsm8k/train.jsonl, which has "
+            f"{len(pool)} rows; fetch the whole file, or name rows that it has"
         )
-    return [pool[row] for row in DEMONSTRATION_ROWS]
+    return [pool[row] for row in rows]
 
 
 def _published(
@@ -206,4 +270,6 @@ def _without_rationale(demonstration: str, benchmark: str) -> str:
 
 def _question_of(demonstration: str) -> str:
     """Returns the text between a demonstration's `Q: ` and its answer."""
-    return re.split(r"\nA:|\nLet's think", demonstration.partition(": ")[2])[0].strip()
+    return re.split(r"\nA:|\nLet's think|\nThe answer is", demonstration.partition(": ")[2])[
+        0
+    ].strip()

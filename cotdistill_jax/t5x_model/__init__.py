@@ -8,6 +8,7 @@
 | `training.py` | `Optimizer` | any chain of Optax transformations, its state sharded like the parameters |
 | `run.py` | `train_iterator`, `evaluation_dataset` | the input of training and of SeqIO's evaluator |
 | `run.py` | `initial_checkpoint` | the weights a new run starts from |
+| `run.py` | `checkpointer` | which checkpoints stay |
 | `training.py` | `StopOnNonFiniteLoss` | ends a run whose loss is NaN or infinite |
 | `run.py` | `describe_run`, `subfolder` | `model.json` and the vocabulary beside the checkpoints; output folders |
 
@@ -27,6 +28,7 @@ except ModuleNotFoundError as error:
 
 from cotdistill_jax.t5x_model.model import DistillEncDecModel
 from cotdistill_jax.t5x_model.run import (
+    checkpointer,
     describe_run,
     evaluation_dataset,
     initial_checkpoint,
@@ -46,6 +48,7 @@ __all__ = [
     "Optimizer",
     "Partitioner",
     "StopOnNonFiniteLoss",
+    "checkpointer",
     "describe_run",
     "evaluation_dataset",
     "initial_checkpoint",

@@ -1,15 +1,16 @@
 """What a run reads and writes: batches, examples to evaluate, weights to start from, files beside the checkpoints."""
 
+import functools
 import os
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 from clu.data import dataset_iterator
-from t5x import gin_utils, utils
+from t5x import checkpoints, gin_utils, utils
 
 from cotdistill_jax import losses, network
-from cotdistill_jax.checkpoints import initial, write_model_files
+from cotdistill_jax.checkpoints import check_keep_every_steps, initial, write_model_files
 from cotdistill_jax.train import data, evaluation, run_folder, step
 
 
@@ -155,6 +156,28 @@ def initial_checkpoint(
         dtype="float32",
         assignment_map=((r"^state.*", None),),
         fallback_to_scratch=True,
+    )
+
+
+def checkpointer(keep_every_steps: int | None, save_period: int) -> Any:
+    """Returns T5X's `checkpointer_cls` that keeps the checkpoints at multiples of `keep_every_steps` beside the newest.
+
+    T5X writes through Orbax whatever the class; from a partial one it takes `force_keep_period` and the like.
+
+    Args:
+        keep_every_steps: A multiple of `save_period`; None keeps the newest alone.
+        save_period: Steps between two checkpoints.
+
+    Raises:
+        ValueError: It is no multiple.
+    """
+    check_keep_every_steps(keep_every_steps, save_period)
+    if keep_every_steps is None:
+        return checkpoints.Checkpointer
+    return functools.partial(
+        checkpoints.SaveBestCheckpointer,
+        metric_name_to_monitor=None,
+        force_keep_period=keep_every_steps,
     )
 
 

@@ -8,6 +8,7 @@ measures how many a second) instead of its share.
 import difflib
 import os
 import pathlib
+import sys
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -74,6 +75,12 @@ def check_registered(name: str) -> None:
     if name in known:
         return
     close = difflib.get_close_matches(name, known, n=6, cutoff=0.4) or known
+    imported = sys.modules.get("tasks")
+    if imported is not None and not hasattr(imported, "gsm8k_gold"):
+        raise ValueError(
+            f"unknown task or mixture {name!r}: `import tasks` found {imported.__file__}, which is another project's; start from "
+            "another folder, or let that module import this project's tasks under another name"
+        )
     raise ValueError(
         f"unknown task or mixture {name!r}; expected one of {', '.join(close)} "
         '(all: python -c "import tasks, seqio; print(seqio.MixtureRegistry.names(), seqio.TaskRegistry.names())")'

@@ -1,7 +1,7 @@
 """Gin files and bindings from a command line, as T5X reads them.
 
 --gin_file=FILE ...            parsed in order; later bindings win
---gin_search_paths=DIR,DIR     where files and their includes are looked for (default: . and the checkout)
+--gin_search_paths=DIR,DIR     where files and their includes are looked for, before the project's own (default: .)
 --gin.NAME=VALUE               one binding after all files
 """
 
@@ -21,7 +21,6 @@ from gin import config_parser
 import cotdistill_jax
 from cotdistill_jax import files
 
-CHECKOUT = pathlib.Path(cotdistill_jax.__file__).parents[1]
 _MACRO_USE = re.compile(r"%([A-Za-z_]\w*)")
 _MACRO_BINDING = re.compile(r"^([A-Z][A-Z0-9_]*)\s*=", re.MULTILINE)
 
@@ -78,7 +77,7 @@ def parse(
       ValueError: a macro that no gin file of the project uses (a typo), an unknown name, a missing required value.
     """
     gin.clear_config()
-    paths = [*dict.fromkeys([*search_paths, os.fspath(CHECKOUT)])]
+    paths = [*dict.fromkeys([*search_paths, cotdistill_jax.gin_search_path()])]
     for path in paths:
         gin.add_config_file_search_path(path)
     for file in gin_files:

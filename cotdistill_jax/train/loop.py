@@ -19,7 +19,12 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from cotdistill_jax import network
-from cotdistill_jax.checkpoints import TrainCheckpoints, TrainState, list_steps
+from cotdistill_jax.checkpoints import (
+    TrainCheckpoints,
+    TrainState,
+    check_keep_every_steps,
+    list_steps,
+)
 from cotdistill_jax.losses import LossFn, sample_matching
 from cotdistill_jax.train import data, run_folder, run_lock, starting, step, stopping
 from cotdistill_jax.train.compilations import Compilations
@@ -73,6 +78,7 @@ def train(
     keep_best: int = 0,
     keep_best_metric: str | None = None,
     keep_every_hours: float | None = None,
+    keep_every_steps: int | None = None,
     on_nonfinite: OnNonfinite = "stop",
     eval_period: int | None = None,
     evaluate: EvaluateFn | None = None,
@@ -114,6 +120,7 @@ def train(
       keep_best: checkpoints that stay besides, those with the highest `keep_best_metric`.
       keep_best_metric: name among what `evaluate` returns; only checkpoints at evaluated steps have it.
       keep_every_hours: besides, one checkpoint per so many hours stays.
+      keep_every_steps: besides, checkpoints at multiples of so many steps stay; a multiple of `save_period`.
       on_nonfinite: at a NaN or infinite loss or gradient: "stop" the run, or "skip" that step. Either way the batch is
         written to `incidents/`.
       eval_period: steps between evaluations; None: none.
@@ -134,6 +141,7 @@ def train(
     """
     if on_nonfinite not in ("stop", "skip"):
         raise ValueError(f"train: on_nonfinite is {on_nonfinite!r}; allowed are 'stop' and 'skip'")
+    check_keep_every_steps(keep_every_steps, save_period)
     if compilation_cache_dir:
         starting.use_compilation_cache(compilation_cache_dir)
     first_host = jax.process_index() == 0
@@ -168,7 +176,12 @@ def train(
         )
         checkpoints = opened.enter_context(
             TrainCheckpoints(
-                folder, keep_checkpoints, keep_best, keep_best_metric, keep_every_hours
+                folder,
+                keep_checkpoints,
+                keep_best,
+                keep_best_metric,
+                keep_every_hours,
+                keep_every_steps,
             )
         )
         # A new run's, before weights are read and anything is compiled.

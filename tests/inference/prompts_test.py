@@ -1,5 +1,6 @@
 """Evaluation prompts are the training inputs of their format; BBH's are the published ones."""
 
+import hashlib
 import json
 
 import pytest
@@ -108,9 +109,66 @@ def test_a_file_without_mark_is_followed_by_the_question(tmp_path):
     prompt = prompts.build(f"file:{path}", "gsm8k")
     assert prompt.head == "Solve.\n\n"
     assert [d.question for d in prompt.demonstrations] == ["1+1?", "2+2?"]
-    assert prompt.render("3+3?", 1) == (
-        "Solve.\n\nQ: 2+2?\nA: 4\n\nQ: 3+3?\nLet's think step by step"
+    assert prompt.render("3+3?", 1) == ("Solve.\n\nQ: 2+2?\nA: 4\n\nQ: 3+3?\nA:")
+
+
+@pytest.mark.parametrize(
+    ("shown", "asked"),
+    [
+        ("Q: 1+1?\nLet's think step by step\nIt is 2.", "Q: 3+3?\nLet's think step by step"),
+        ("Question: 1+1?\nThe answer is 2.", "Question: 3+3?\nThe answer is"),
+        ("Question: 1+1?\nA: 2", "Question: 3+3?\nA:"),
+        ("Q: 1+1?\nA: Let's think step by step. 2", "Q: 3+3?\nA: Let's think step by step."),
+        ("Solve it.", "Q: 3+3?\nLet's think step by step"),
+    ],
+)
+def test_a_file_asks_as_its_demonstrations_do(tmp_path, shown, asked):
+    path = tmp_path / "prompt.txt"
+    path.write_text(shown)
+    prompt = prompts.build(f"file:{path}", "gsm8k")
+    assert prompt.render("3+3?") == f"{shown}\n\n{asked}"
+    if prompt.demonstrations:
+        assert prompt.render("1+1?") == asked.replace("3+3?", "1+1?")  # never its own demonstration
+
+
+def test_demonstrations_that_show_no_way_to_ask_need_a_mark(tmp_path):
+    path = tmp_path / "prompt.txt"
+    path.write_text("Q: 1+1?\nA: 2\n\nQ: 2+2?\nfour\n")
+    with pytest.raises(ValueError, match=r"do not all hold one of .*\{question\}"):
+        prompts.build(f"file:{path}", "gsm8k")
+
+
+@pytest.mark.parametrize("mode", list(prompts.EIGHT_CASES))
+def test_eight_cases_are_rows_of_gsm8k_and_read_alike_from_a_file(mode, folder):
+    prompt = prompts.build(mode, "svamp", folder)
+    demonstrations = "".join(
+        f"Question: What is {row}?\nLet's think step by step\nIt is {row}.\nThe answer is {row}\n\n"
+        for row in prompts.EIGHT_CASES[mode]
     )
+    assert prompt.render(QUESTION) == (
+        f"{demonstrations}Question: {QUESTION}\nLet's think step by step"
+    )
+    file = folder / f"prompt_{mode}.txt"
+    file.write_text(demonstrations)
+    read = prompts.build(f"file:{file}", "svamp")
+    assert read.demonstrations == prompt.demonstrations and read.sha256 == prompt.sha256
+    with pytest.raises(ValueError, match=f"{mode} shows maths problems, got bbh/navigate; ask BBH"):
+        prompts.build(mode, "bbh/navigate", folder)
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    ("mode", "digest"),
+    [
+        ("complex", "d20a8061b484da2d93d10152727c5c137f7bec76f5f4f9e1c94f17cf33051aee"),
+        ("simple", "e47a4425475eed38cc0e6de602340dde83db57d192d83021ba8cc358affb655b"),
+        ("random", "0163f82793ba27a2d3ad2b7d665f984ff72d3ac8b893d68c62731c2f848060f3"),
+    ],
+)
+def test_eight_cases_are_the_papers_files(mode, digest, data_dir):
+    # SHA-256 of lib_prompt/prompt_<mode>.txt of the paper's repository, which ends in one newline.
+    text = "".join(d.text for d in prompts.build(mode, "gsm8k", data_dir).demonstrations)
+    assert hashlib.sha256(text.removesuffix("\n").encode()).hexdigest() == digest
 
 
 def test_a_file_may_mark_the_place_of_the_question(tmp_path):
@@ -146,8 +204,9 @@ def test_the_checksum_covers_everything_around_the_question(folder):
         prompts.build(mode, benchmark, folder).sha256
         for mode in prompts.MODES
         for benchmark in ("gsm8k", "bbh/navigate")
+        if (mode, benchmark) not in {(eight, "bbh/navigate") for eight in prompts.EIGHT_CASES}
     ]
-    assert len(set(built)) == 6  # the two zero-shot prompts are the same for both benchmarks
+    assert len(set(built)) == 9  # the two zero-shot prompts are the same for both benchmarks
 
 
 @pytest.mark.real_data

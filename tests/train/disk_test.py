@@ -172,3 +172,10 @@ def test_checkpoints_stay_by_metric_and_by_age(tmp_path, train_toy):
     # An age of no time at all: every checkpoint is old enough to stay.
     train_toy(tmp_path / "age", save_period=2, keep_checkpoints=1, keep_every_hours=1e-9)
     assert checkpoints.list_steps(tmp_path / "age") == [2, 4, 6]
+    kept = {"save_period": 1, "keep_checkpoints": 1, "keep_every_steps": 2}
+    train_toy(tmp_path / "steps", total_steps=5, **kept)
+    assert checkpoints.list_steps(tmp_path / "steps") == [2, 4, 5]
+    with pytest.raises(
+        ValueError, match=r"KEEP_EVERY_STEPS = 3 must be a multiple of SAVE_PERIOD = 2"
+    ):
+        train_toy(tmp_path / "none", save_period=2, keep_every_steps=3)
