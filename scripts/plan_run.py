@@ -100,6 +100,8 @@ def main(unparsed: Sequence[str]) -> None:
     batch = planning.abstract_batch(
         macro["TASK_FEATURE_LENGTHS"], macro["BATCH_SIZE"], macro["PACK"]
     )
+    if loss_fn.__name__ == "unlikelihood":
+        batch["decoder_targets_negative"] = batch["decoder_target_tokens"]
     if not shapes:
         known = {chip.name: chip for chip in chips.CHIPS}
         if _CHIP.value not in known:

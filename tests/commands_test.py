@@ -119,6 +119,11 @@ MISTAKES: dict[str, list[tuple[list[str], str]]] = {
         ([], "--run"),
         (["--run=no/run", "--extra"], "--extra"),
     ],
+    "scripts/reproduce_paper.py": [
+        (["--size=tiny", "--release=no/folder"], "no/folder"),
+        (["--size=huge", "--release=no/folder"], "--size"),
+        (["--size=tiny"], "--release"),
+    ],
     "scripts/select_checkpoint.py": [
         (["--results=no/results", "--output_dir=out"], "no/results"),
         (["--output_dir=out"], "--results"),

@@ -89,6 +89,8 @@ def draw_trade_off(found: Sequence[Point], theme: Theme) -> Figure:
     for axis, other in zip(figure.subplots(1, len(others), squeeze=False)[0], others, strict=True):
         for number, prompt in enumerate(dict.fromkeys(p.prompt for p in found)):
             path = [p for p in found if p.prompt == prompt and {_IN, other} <= p.accuracy.keys()]
+            if not path:  # a prompt of one kind of benchmark alone
+                continue
             color, marker = SERIES[number % len(SERIES)], _MARKERS[number % len(_MARKERS)]
             _draw_path(axis, path, other, color, marker)
         _finish(axis, f"accuracy, {_IN}", f"accuracy, {other}")

@@ -1,0 +1,175 @@
+"""The paper's job: its released data -> `seed` corpus -> FlanT5's weights -> training -> four sets and BBH -> table -> report.
+
+bash scripts/reproduce_paper.sh --size=xl --release=processed_data       (makes the environment first, then runs this file)
+
+Every stage is a public command, printed before it runs; running this file again continues where it was interrupted.
+"""
+
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+import time
+
+from absl import app, flags
+
+from cotdistill_jax import command, files, inference
+from cotdistill_jax.report import references
+
+SIZES = {
+    "tiny": None,
+    "base": "google/flan-t5-base",
+    "large": "google/flan-t5-large",
+    "xl": "google/flan-t5-xl",
+    "xxl": "google/flan-t5-xxl",
+}
+MATHS = ("gsm8k", "gsm8k:dev", "multiarith:test_400", "asdiv", "svamp")
+MATHS_PROMPTS = ("zero_shot_cot", "cot_4_cases")
+BBH_PROMPTS = ("cot_4_cases", "answer_only_4_cases")
+
+_SIZE = flags.DEFINE_enum("size", None, list(SIZES), "Size of the student.", required=True)
+_RELEASE = flags.DEFINE_string(
+    "release", None, "The paper's released folder processed_data.", required=True
+)
+_OUTPUT = flags.DEFINE_string(
+    "output_dir", None, "Folder of all artefacts; default: runs/paper_SIZE."
+)
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir",
+    None,
+    "Benchmark folder, filled where it is not; default: COTDISTILL_DATA_DIR, or data.",
+)
+_WEIGHTS = flags.DEFINE_string(
+    "weights",
+    None,
+    "Weights to start from: a name or a folder; default: FlanT5 of the size, for tiny drawn ones.",
+)
+_LEAF = flags.DEFINE_string("leaf", None, "Experiment leaf; default: seed_SIZE.")
+_BINDINGS = flags.DEFINE_multi_string(
+    "gin", [], "Extra gin binding of the training run: NAME=VALUE."
+)
+_BENCHMARKS = flags.DEFINE_list(
+    "benchmarks", [*MATHS, "bbh"], "What is evaluated; with :<split> for another split than test."
+)
+_BEFORE = flags.DEFINE_bool("before", True, "Also evaluate the weights that training starts from.")
+_EVALUATION = flags.DEFINE_multi_string(
+    "evaluation", [], "Extra flag of the evaluation: NAME=VALUE, such as dtype=bfloat16."
+)
+ROOT = pathlib.Path(__file__).parents[1]
+_TINY = ("num_examples=2", "max_new_tokens=8")
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    size, release = _SIZE.value, pathlib.Path(files.expand_home(_RELEASE.value)).absolute()
+    if not release.is_dir():
+        raise FileNotFoundError(
+            f"reproduce_paper: no folder {release}. Download the original's processed_data (its README has the link) and name it"
+        )
+    output = pathlib.Path(files.expand_home(_OUTPUT.value or f"runs/paper_{size}")).absolute()
+    said = _DATA_DIR.value or os.environ.get("COTDISTILL_DATA_DIR", "data")
+    data = pathlib.Path(files.expand_home(said)).absolute()
+    run, weights = output / "run", _WEIGHTS.value or SIZES[size]
+    files.refuse_pattern(os.fspath(run), "reproduce_paper", "run folder", "Orbax")
+    os.environ["COTDISTILL_DATA_DIR"] = os.fspath(data)
+    os.environ["COTDISTILL_TFDS_DIR"] = os.fspath(output / "corpora")
+
+    if not (data / "bbh").is_dir():
+        _command("1 of 7: benchmarks", "scripts/download_benchmarks.py", f"--data_dir={data}")
+    else:
+        print(f"== 1 of 7: benchmarks: {data} is there")
+    _command(
+        "2 of 7: the release, imported",
+        *("scripts/import_seed_data.py", f"--processed_data={release}"),
+        f"--output_dir={output / 'seed'}",
+    )
+    _command(
+        "3 of 7: the corpus",
+        *("scripts/build_corpus.py", "--corpus=seed"),
+        f"--formatted_dir={output / 'seed' / 'formatted'}",
+    )
+    if weights is None:
+        print("\n== 4 of 7: weights: drawn, as no published model is so small")
+    else:
+        source = "source_dir" if os.path.isdir(weights) else "name"
+        _command("4 of 7: weights", "scripts/fetch_weights.py", f"--{source}={weights}")
+    _command(
+        "5 of 7: training, with the original's schedule",
+        *("-m", "cotdistill_jax.train"),
+        f"--gin_file=gin/experiments/{_LEAF.value or f'seed_{size}'}.gin",
+        *("--gin_file=gin/schedules/seed_cosine.gin", "--gin_file=gin/runs/finetune.gin"),
+        f"--gin.MODEL_DIR={os.fspath(run)!r}",
+        f"--gin.INITIAL_CHECKPOINT_PATH={weights!r}",
+        *(f"--gin.{binding}" for binding in _BINDINGS.value),
+    )
+    folders = {"after": output / "evaluation"}
+    if _BEFORE.value and weights is not None:
+        folders["before"] = output / "evaluation_before"
+        _evaluate("6 of 7: evaluation of the weights", weights, folders["before"])
+    _evaluate("6 of 7: evaluation", os.fspath(run), folders["after"])
+    _command(
+        "7 of 7: the report",
+        *("-m", "cotdistill_jax.report", f"--run={output}"),
+        f"--output={output / 'report.html'}",
+    )
+    print_table({name: inference.read_results(folder) for name, folder in folders.items()})
+    print(f"\nArtefacts: {output}/report.html, run, evaluation (predictions, results.json)")
+
+
+def _evaluate(title: str, checkpoint: str, folder: pathlib.Path) -> None:
+    """Evaluates a checkpoint on the maths sets and on BBH, each with both of its prompts."""
+    extra = [*(_TINY if _SIZE.value == "tiny" else ()), *_EVALUATION.value]
+    general = [name for name in _BENCHMARKS.value if name.startswith("bbh")]
+    maths = [name for name in _BENCHMARKS.value if name not in general]
+    for benchmarks, prompts in ((maths, MATHS_PROMPTS), (general, BBH_PROMPTS)):
+        if not benchmarks:
+            continue
+        _command(
+            f"{title}: {', '.join(benchmarks)}",
+            *("-m", "cotdistill_jax.inference", f"--checkpoint={checkpoint}"),
+            *(f"--benchmarks={','.join(benchmarks)}", f"--prompt={','.join(prompts)}"),
+            *(f"--{flag}" for flag in extra),
+            f"--output_dir={folder}",
+        )
+
+
+def _command(title: str, *arguments: str) -> None:
+    """Runs `python ARGUMENTS` in the checkout, or ends the program with its exit status."""
+    print(f"\n== {title}\n$ python {shlex.join(arguments)}", flush=True)
+    start = time.monotonic()
+    finished = subprocess.run([sys.executable, *arguments], cwd=ROOT, check=False)
+    if finished.returncode:
+        sys.exit(finished.returncode)
+    print(f"({time.monotonic() - start:.0f} s)", flush=True)
+
+
+def print_table(results: dict[str, list[inference.Result]]) -> None:
+    """Prints per cent right before and after, with the 95 % interval, and under each benchmark what the paper's code printed.
+
+    Args:
+        results: of `after` and, where they were evaluated, of the weights `before`.
+    """
+    before = {(r.benchmark, r.prompt): r for r in results.get("before", [])}
+    print(f"\n{'benchmark':24s}{'prompt':22s}{'n':>6s}{'before':>8s}{'after':>8s}  95 % interval")
+    for name in _BENCHMARKS.value:
+        for result in results["after"]:
+            if result.benchmark != name:
+                continue
+            score = result.scores[result.headline]
+            first = before.get((name, result.prompt))
+            earlier = f"{100 * first.scores[first.headline].accuracy:.1f}" if first else "–"
+            low, high = (100 * bound for bound in score.interval_95)
+            print(
+                f"{name:24s}{result.prompt:22s}{score.n:6d}{earlier:>8s}{100 * score.accuracy:8.1f}  {low:.1f} to {high:.1f}"
+            )
+        for reference in references.for_benchmark(name):
+            if reference.benchmark != "gsm8k:train":
+                print(
+                    f"  printed by the paper's code: {reference.model}, {reference.prompt}, n = {reference.n}: {reference.accuracy}"
+                )
+
+
+if __name__ == "__main__":
+    command.run(app.run, main)
