@@ -61,7 +61,7 @@ EXTRAS = {
     # The part of T5X's needs that is on PyPI; scripts/requirements-t5x.txt holds the rest.
     "t5x": ["cached-property>=2.0.1", "fiddle>=0.3.1", "grain>=0.2.18"],
     # Also what the command `tfds build` asks for.
-    "beam": ["apache-beam>=2.77", "mlcroissant>=1.0", "sentencepiece<0.2.3"],
+    "beam": ["apache-beam>=2.77", "google-crc32c>=1.5", "mlcroissant>=1.0", "sentencepiece<0.2.3"],
     "parity": ["torch>=2.6"],
     "wandb": ["wandb>=0.19"],
 }

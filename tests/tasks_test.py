@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import sentencepiece
 import seqio
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
 import tasks
@@ -360,7 +361,7 @@ def test_importing_tasks_needs_no_data(tmp_path: pathlib.Path) -> None:
         check=True,
     )
     # four formats of four sources, two formats by question of three sources, two verifiers
-    assert done.stdout.strip() == "25"
+    assert done.stdout.strip() == "149"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -389,3 +390,14 @@ def test_gsm8k_gold_tasks(
                 questions = [part.split("\n")[0] for part in text.split("Q: ")[1:]]
                 shown = questions[:-1] if split == "validation" else questions
                 assert not dev & set(shown)
+
+
+def test_held_out_examples_that_do_not_fit_stop_an_evaluation_and_training_ones_are_left_out() -> (
+    None
+):
+    task = seqio.get_mixture_or_task("arith_in_context_cot_v1")
+    short = {**LENGTHS, "inputs": 250}
+    trained = list(task.get_dataset(short, "train", shuffle=False, seed=0).as_numpy_iterator())
+    assert 0 < len(trained) < len(read("arith_in_context_cot_v1"))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"inputs has.*allowed are.*250"):
+        list(task.get_dataset(short, "validation", shuffle=False, seed=0).as_numpy_iterator())

@@ -2,7 +2,7 @@
 
 SeqIO trims whatever is longer than the feature length. A trimmed target has lost its answer and a
 trimmed input its question, so tasks end with `guard_lengths` (training: leaves such examples out)
-or `require_lengths` (evaluation: stops). `count_lengths` states how many examples that concerns.
+or `require_lengths` (evaluation: stops, as the former does at held-out examples). `count_lengths` states how many examples that concerns.
 """
 
 import dataclasses
@@ -26,7 +26,8 @@ def guard_lengths(
     """Returns the examples of `dataset` whose inputs and targets both fit, unchanged and in order.
 
     The last preprocessor of a training task, after EOS is appended. `count_lengths` says how many
-    examples it leaves out.
+    examples it leaves out. Of an example that says that it is held out (`held_out` is 1) nothing but
+    inputs and targets that fit will do, as in `require_lengths`: without it an accuracy is another one.
 
     Args:
         dataset: Examples with `inputs` int32 [S] and `targets` int32 [L], EOS included.
@@ -42,7 +43,12 @@ def guard_lengths(
     def fits(example: Example) -> tf.Tensor:
         return tf.reduce_all([tf.shape(example[name])[0] <= limits[name] for name in limits])
 
-    return dataset.filter(fits) if limits else dataset
+    if not limits:
+        return dataset
+    if "held_out" not in dataset.element_spec:
+        return dataset.filter(fits)
+    dataset = dataset.filter(lambda example: fits(example) | (example["held_out"] > 0))
+    return require_lengths(dataset, sequence_length)
 
 
 def require_lengths(
@@ -66,7 +72,8 @@ def require_lengths(
         for name, limit in limits.items():
             length = tf.shape(example[name])[0]
             message = [f"features: {name} has", length, "tokens, allowed are", limit]
-            message += ["(raise the feature length); record", *record_of(example)]
+            message += ["(raise the feature length, of evaluation EVAL_FEATURE_LENGTHS); record"]
+            message += record_of(example)
             checks.append(tf.debugging.Assert(length <= limit, message))
         with tf.control_dependencies(checks):
             return {**example, "inputs": tf.identity(example["inputs"])}

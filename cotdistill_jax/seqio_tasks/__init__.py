@@ -15,7 +15,7 @@
 
 from cotdistill_jax.seqio_tasks import vocabularies
 from cotdistill_jax.seqio_tasks.demonstrations import in_context_inputs
-from cotdistill_jax.seqio_tasks.metrics import accuracy, gold_or_prediction
+from cotdistill_jax.seqio_tasks.metrics import accuracy, bbh_accuracy, gold_or_prediction
 from cotdistill_jax.seqio_tasks.micro_batches import MicroBatchMixture, shares_of_loss
 from cotdistill_jax.seqio_tasks.registration import FormattedTaskFamily, TaskFamily
 from cotdistill_jax.seqio_tasks.sources import CorpusSource
@@ -26,6 +26,7 @@ __all__ = [
     "MicroBatchMixture",
     "TaskFamily",
     "accuracy",
+    "bbh_accuracy",
     "gold_or_prediction",
     "in_context_inputs",
     "shares_of_loss",

@@ -6,6 +6,12 @@ from typing import Any
 from cotdistill_jax import answers
 
 RULE = "last_number"
+BBH_RULE = "bbh_exact"
+
+
+def bbh_accuracy(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
+    """Returns `accuracy` by BIG-Bench Hard's headline rule."""
+    return accuracy(targets, predictions, BBH_RULE)
 
 
 def gold_or_prediction(
@@ -29,16 +35,19 @@ def gold_or_prediction(
     return example["answer"].decode()
 
 
-def accuracy(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
+def accuracy(
+    targets: Sequence[str], predictions: Sequence[str], rule: str = RULE
+) -> dict[str, float]:
     """Returns `accuracy` and `unparsed`, both in per cent of all predictions; a SeqIO prediction metric.
 
     Args:
         targets: Gold answers.
         predictions: What the model wrote.
+        rule: Name of an answer rule.
 
     Example: `accuracy(["2", "3"], ["so 2.", "none"])` is `{"accuracy": 50.0, "unparsed": 50.0}`.
     """
     pairs = list(zip(targets, predictions, strict=True))
-    correct = sum(answers.is_correct(text, gold, RULE) for gold, text in pairs)
-    unparsed = sum(answers.extract(text, RULE) is None for text in predictions)
+    correct = sum(answers.is_correct(text, gold, rule) for gold, text in pairs)
+    unparsed = sum(answers.extract(text, rule) is None for text in predictions)
     return {"accuracy": 100 * correct / len(pairs), "unparsed": 100 * unparsed / len(pairs)}

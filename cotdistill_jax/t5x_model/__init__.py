@@ -9,6 +9,7 @@
 | `run.py` | `train_iterator`, `evaluation_dataset` | the input of training and of SeqIO's evaluator |
 | `run.py` | `initial_checkpoint` | the weights a new run starts from |
 | `run.py` | `checkpointer` | which checkpoints stay |
+| `run.py` | `check_settings` | says or refuses what T5X does not follow |
 | `training.py` | `StopOnNonFiniteLoss` | ends a run whose loss is NaN or infinite |
 | `run.py` | `describe_run`, `subfolder` | `model.json` and the vocabulary beside the checkpoints; output folders |
 
@@ -28,6 +29,8 @@ except ModuleNotFoundError as error:
 
 from cotdistill_jax.t5x_model.model import DistillEncDecModel
 from cotdistill_jax.t5x_model.run import (
+    absolute,
+    check_settings,
     checkpointer,
     describe_run,
     evaluation_dataset,
@@ -48,6 +51,8 @@ __all__ = [
     "Optimizer",
     "Partitioner",
     "StopOnNonFiniteLoss",
+    "absolute",
+    "check_settings",
     "checkpointer",
     "describe_run",
     "evaluation_dataset",

@@ -11,7 +11,7 @@ from t5x import metrics as t5x_metrics
 from t5x import models
 
 from cotdistill_jax import decoding, features, losses, network
-from cotdistill_jax.train import data
+from cotdistill_jax.train import data, step
 
 Array = jax.Array
 Batch = Mapping[str, Any]
@@ -36,6 +36,7 @@ class DistillEncDecModel(models.EncoderDecoderModel):
         mixture_or_task_name: str,
         optimizer_def: Any,
         token_loss: losses.LossFn = losses.sample_matching,
+        num_loss_chunks: int = 1,
         init_seed: int | None = None,
         decode_fn: Any = None,
     ) -> None:
@@ -46,6 +47,7 @@ class DistillEncDecModel(models.EncoderDecoderModel):
             mixture_or_task_name: Its vocabulary becomes the model's.
             optimizer_def: An `Optimizer`.
             token_loss: `losses.sample_matching` or `losses.distribution_matching`, options bound.
+            num_loss_chunks: Parts of the target positions, so that not all logits are held at once.
             init_seed: Seed of the drawn parameters, the same draw as the embedded runner's; None takes T5X's key.
             decode_fn: One of `t5x.decoding`; None decodes greedily (`decoding.greedy`). `t5x.decoding.beam_search`
                 with one beam is not greedy: it goes on from the runner-up of a finished row.
@@ -65,6 +67,7 @@ class DistillEncDecModel(models.EncoderDecoderModel):
         )
         self._config = config
         self._token_loss = token_loss
+        self._num_loss_chunks = num_loss_chunks
         self._init_seed = init_seed
 
     def get_initial_variables(
@@ -80,12 +83,10 @@ class DistillEncDecModel(models.EncoderDecoderModel):
         self, params: Any, batch: Batch, dropout_rng: Array | None
     ) -> tuple[Array, dict[str, Any]]:
         """Returns the weighted sum of the token losses, float32 [], and the metrics; see the class."""
-        use_dropout = self._config.dropout_rate > 0
-        logits = self._compute_logits(params, batch, dropout_rng if use_dropout else None)
-        token_loss, parts = self._token_loss(logits, batch)
-        weights = batch["decoder_loss_weights"].astype(jnp.float32)
-        loss = jnp.sum(token_loss * weights)
-        return loss, _metrics(loss, parts, weights)
+        loss, parts = step.weighted_sum(
+            self._config, self._token_loss, params, batch, dropout_rng, self._num_loss_chunks
+        )
+        return loss, _metrics(loss, parts, batch["decoder_loss_weights"].astype(jnp.float32))
 
     def eval_fn(self, params: Any, batch: Batch) -> tuple[Array, dict[str, Any]]:
         """Returns the loss per target token without dropout, and the metrics."""

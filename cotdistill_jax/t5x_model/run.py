@@ -11,7 +11,7 @@ from t5x import checkpoints, gin_utils, utils
 
 from cotdistill_jax import losses, network
 from cotdistill_jax.checkpoints import check_keep_every_steps, initial, write_model_files
-from cotdistill_jax.train import data, evaluation, run_folder, step
+from cotdistill_jax.train import data, evaluation, run_folder, starting, step
 
 
 class _OwnPosition(dataset_iterator.DatasetIterator):
@@ -49,6 +49,7 @@ def train_iterator(
     token_loss: losses.LossFn,
     count_examples: int | None = None,
     on_overlong: data.OnOverlong = "stop",
+    settings: None = None,
 ) -> Any:
     """Returns the batches that T5X trains on, after counting what their lengths leave out, to `data_counts.json`.
 
@@ -62,6 +63,7 @@ def train_iterator(
         token_loss: Compared with what a batch holds.
         count_examples: Examples per task that are measured; None: all, 0: none.
         on_overlong: Where one of these does not fit: "stop", or "drop" it and its like, which are counted.
+        settings: Result of `check_settings`, which gin calls for its words.
 
     Raises:
         ValueError: Examples don't fit, or the loss needs features that the task or the lengths don't name.
@@ -159,6 +161,55 @@ def initial_checkpoint(
     )
 
 
+def absolute(path: str) -> str:
+    """Returns a folder's path as Orbax wants it: absolute, `~` expanded; `gs://` is left as it is."""
+    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
+
+
+def check_settings(
+    *,
+    scan_layers: bool,
+    keep_best: int,
+    keep_every_hours: float | None,
+    on_nonfinite: str,
+    compilation_cache_dir: str | None,
+) -> None:
+    """Says which settings of a leaf T5X does not follow, and refuses those that would be missed.
+
+    SAVE_INITIAL needs nothing: T5X always writes its first checkpoint before the first step.
+
+    Args:
+        scan_layers: SCAN_LAYERS; T5X's layers stay unrolled.
+        keep_best: KEEP_BEST; T5X has no such choice among our metrics.
+        keep_every_hours: KEEP_EVERY_HOURS; T5X counts no time.
+        on_nonfinite: ON_NONFINITE; T5X's step can't be left out.
+        compilation_cache_dir: COMPILATION_CACHE_DIR; followed.
+
+    Raises:
+        ValueError: KEEP_BEST, KEEP_EVERY_HOURS or ON_NONFINITE = 'skip' is set; the message lists them all.
+    """
+    refused = [
+        f"{name} = {value!r} ({instead})"
+        for name, value, default, instead in (
+            ("KEEP_BEST", keep_best, 0, "KEEP_CHECKPOINTS = None keeps all"),
+            ("KEEP_EVERY_HOURS", keep_every_hours, None, "KEEP_EVERY_STEPS counts steps"),
+            ("ON_NONFINITE", on_nonfinite, "stop", "'stop' ends the run instead"),
+        )
+        if value != default
+    ]
+    if refused:
+        raise ValueError(
+            f"t5x_model: T5X can't follow {'; '.join(refused)}. Leave them at their defaults, or use the embedded runner"
+        )
+    if compilation_cache_dir:
+        starting.use_compilation_cache(compilation_cache_dir)
+    if scan_layers and jax.process_index() == 0:
+        print(
+            "train: SCAN_LAYERS = True is the embedded runner's: under T5X the layers stay unrolled; the numbers are the same, compiling a "
+            "deep model takes several times as long, and REMAT saves less memory"
+        )
+
+
 def checkpointer(keep_every_steps: int | None, save_period: int) -> Any:
     """Returns T5X's `checkpointer_cls` that keeps the checkpoints at multiples of `keep_every_steps` beside the newest.
 
@@ -207,8 +258,8 @@ def describe_run(
 
 
 def subfolder(parent: str, name: str) -> str:
-    """Returns `parent`/`name`: gin files can't join strings.
+    """Returns `parent`/`name`, absolute: gin files can't join strings.
 
     Example: `subfolder("gs://bucket/a/", "t5x_eval")` is `"gs://bucket/a/t5x_eval"`.
     """
-    return f"{parent.rstrip('/')}/{name}"
+    return f"{absolute(parent).rstrip('/')}/{name}"

@@ -97,28 +97,25 @@ def check_lengths(
     split: str,
     num_examples: int | None,
 ) -> None:
-    """Checks that the examples of every task fit; says how many are left out, as an accuracy without them is another one.
+    """Checks that the examples of every task fit: an accuracy without the others is another one.
 
     Args:
       mixture_or_task_name: what to evaluate.
-      feature_lengths: positions of `inputs` and `targets`; the tasks leave out what is longer.
+      feature_lengths: positions of `inputs` and `targets`.
       split: split to read.
       num_examples: examples per task to look at; None: all.
 
     Raises:
-      ValueError: none of the examples of a task fits.
+      ValueError: an example does not fit; the message says how many do and the longest lengths.
     """
     reports = features.count_lengths(mixture_or_task_name, split, feature_lengths, num_examples)
     for name, report in reports.items():
-        what = (
-            f"evaluation: {report.kept} of the first {report.examples} examples of {name} ({split}) fit "
-            f"{dict(feature_lengths)}: the longest input has {report.inputs.maximum} tokens, the longest target "
-            f"{report.targets.maximum}; raise EVAL_FEATURE_LENGTHS"
-        )
-        if not report.kept:
-            raise ValueError(what)
         if report.kept < report.examples:
-            print(what)
+            raise ValueError(
+                f"evaluation: {report.kept} of the first {report.examples} examples of {name} ({split}) fit "
+                f"{dict(feature_lengths)}: the longest input has {report.inputs.maximum} tokens, the longest target "
+                f"{report.targets.maximum}; raise EVAL_FEATURE_LENGTHS"
+            )
 
 
 def _without_padding(tokens: np.ndarray) -> list[int]:

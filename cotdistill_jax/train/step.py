@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from cotdistill_jax import network, partitioning
 from cotdistill_jax.checkpoints import TrainState, abstract_variables, init_variables
-from cotdistill_jax.losses import LossFn, chunked_sum
+from cotdistill_jax.losses import LossFn, Parts, chunked_sum
 
 Batch = Mapping[str, Any]
 Metrics = dict[str, jax.Array]
@@ -90,30 +90,10 @@ def make_train_step(
     target tokens), `teacher_share` (share of target tokens with a teacher distribution), `grad_norm` (before
     clipping), `num_target_tokens`, `num_input_tokens`, `num_examples`.
     """
-    model = network.Transformer(config)
-    use_dropout = config.dropout_rate > 0
-
-    def project(head: Any, hidden: jax.Array) -> jax.Array:
-        logits: Any = model.apply({"params": head}, hidden, method="logits")
-        return logits
 
     def summed_loss(params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Metrics]:
-        hidden: Any = model.apply(
-            {"params": params},
-            batch,
-            use_dropout,
-            rngs={"dropout": key} if use_dropout else None,
-            method=_decoder_output,
-        )
-        head = _head(params, config)
         weights = batch["decoder_loss_weights"].astype(jnp.float32)
-        if num_loss_chunks == 1:
-            token_loss, parts = loss_fn(project(head, hidden), batch)
-            total = jnp.sum(token_loss * weights)
-        else:
-            total, parts = chunked_sum(
-                loss_fn, project, head, hidden, batch, weights, num_loss_chunks
-            )
+        total, parts = weighted_sum(config, loss_fn, params, batch, key, num_loss_chunks)
         return total, _sums(total, parts, weights, batch)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -150,6 +130,48 @@ def make_train_step(
         out_shardings=(shardings, partitioning.replicated(mesh)),
         donate_argnums=0,
     )
+
+
+def weighted_sum(
+    config: network.T5Config,
+    loss_fn: LossFn,
+    params: Any,
+    batch: Batch,
+    dropout_key: jax.Array | None,
+    num_loss_chunks: int,
+) -> tuple[jax.Array, Parts]:
+    """Returns the token losses of a batch times their weights, summed, float32 [], and their parts, [B, L] each.
+
+    Args:
+      config: dimensions of the network.
+      loss_fn: as for `make_train_step`.
+      params: parameters of the network.
+      batch: with `decoder_loss_weights` [B, L].
+      dropout_key: of dropout, where the network has any; None: without.
+      num_loss_chunks: as for `make_train_step`.
+    """
+    model = network.Transformer(config)
+    rngs = {}
+    if config.dropout_rate > 0 and dropout_key is not None:
+        rngs["dropout"] = dropout_key
+
+    def project(head: Any, hidden: jax.Array) -> jax.Array:
+        logits: Any = model.apply({"params": head}, hidden, method="logits")
+        return logits
+
+    hidden: Any = model.apply(
+        {"params": params},
+        batch,
+        bool(rngs),
+        rngs=rngs,
+        method=_decoder_output,
+    )
+    head = _head(params, config)
+    weights = batch["decoder_loss_weights"].astype(jnp.float32)
+    if num_loss_chunks > 1:
+        return chunked_sum(loss_fn, project, head, hidden, batch, weights, num_loss_chunks)
+    token_loss, parts = loss_fn(project(head, hidden), batch)
+    return jnp.sum(token_loss * weights), parts
 
 
 def check_loss(loss_fn: LossFn, config: network.T5Config, element_spec: Mapping[str, Any]) -> None:
