@@ -4,11 +4,13 @@
     COTDISTILL_DATA_DIR=data python scripts/build_corpus.py --corpus=gsm8k_gold --tfds_data_dir=corpora
     COTDISTILL_DATA_DIR=data python scripts/build_corpus.py --corpus=gsm8k_teacher --aligned_dir=aligned --tfds_data_dir=corpora
     COTDISTILL_DATA_DIR=data python scripts/build_corpus.py --corpus=seed --formatted_dir=seed/formatted --tfds_data_dir=corpora
+    python scripts/build_corpus.py --corpus=mine --aligned_dir=aligned --vocab=spiece.model --tfds_data_dir=corpora
 
-Training reads it where `COTDISTILL_TFDS_DIR` points (T5X: `--tfds_data_dir`).
+The last one is a corpus of your own: any questions, any teacher, any vocabulary; its tasks are `mine_zero_shot_cot_v1` and so on. Training reads it where `COTDISTILL_TFDS_DIR` points (T5X: `--tfds_data_dir`).
 """
 
 import os
+import pathlib
 import sys
 import time
 
@@ -16,8 +18,9 @@ from absl import app, flags
 
 from cotdistill_jax import command
 
-_CORPUS = flags.DEFINE_enum(
-    "corpus", None, ["arith", "gsm8k_gold", "gsm8k_teacher", "seed"], "Which corpus.", required=True
+_SHIPPED = ("arith", "gsm8k_gold", "gsm8k_teacher", "seed")
+_CORPUS = flags.DEFINE_string(
+    "corpus", None, f"{', '.join(_SHIPPED)}, or a name for your own.", required=True
 )
 _TFDS_DATA_DIR = flags.DEFINE_string(
     "tfds_data_dir", None, "Where datasets lie; COTDISTILL_TFDS_DIR or TFDS's default if not given."
@@ -26,13 +29,30 @@ _SEVERAL_DERIVATIONS = flags.DEFINE_bool(
     "several_derivations", False, "arith: whether the teacher reaches an answer in several ways."
 )
 _ALIGNED_DIR = flags.DEFINE_string(
-    "aligned_dir", None, "gsm8k_teacher: what scripts/align_teacher.py wrote."
+    "aligned_dir",
+    None,
+    "gsm8k_teacher, your own, and arith if not made here: what scripts/align_teacher.py wrote.",
+)
+_VOCAB = flags.DEFINE_string(
+    "vocab", None, "Your own: the SentencePiece model it was aligned to; default: T5's."
+)
+_EXTRA_IDS = flags.DEFINE_integer(
+    "extra_ids", None, "Your own: sentinel ids above its pieces; default: 100 for T5's, else 0."
+)
+_HELD_OUT_SHARE = flags.DEFINE_float(
+    "held_out_share",
+    0.02,
+    "Your own: share of the questions held out as validation.",
+    lower_bound=0.0,
+)
+_HELD_OUT_IDS = flags.DEFINE_string(
+    "held_out_ids", None, "Your own: file with further ids of questions to hold out, one a line."
 )
 
 _ALLOW_ONE_HOT_SHARE = flags.DEFINE_float(
     "allow_one_hot_share",
     None,
-    "gsm8k_teacher: most pieces without a teacher's probabilities, in [0, 1]; default: as align_teacher allowed.",
+    "With --aligned_dir: most pieces without a teacher's probabilities, in [0, 1]; default: as align_teacher allowed.",
     lower_bound=0.0,
     upper_bound=1.0,
 )
@@ -58,6 +78,8 @@ def _build(builder: "tfds.core.DatasetBuilder") -> None:  # noqa: F821
     built = (builder.data_path / "dataset_info.json").exists()
     builder.download_and_prepare()
     seconds = time.monotonic() - start
+    if _CORPUS.value not in _SHIPPED:
+        _finish_own(builder)
     print(f"{builder.data_path}: {'was already built' if built else f'built in {seconds:.0f} s'}")
     for split, counts in builder.info.metadata["counts"].items():
         dropped = "".join(f", {reason} {number:,}" for reason, number in counts["dropped"].items())
@@ -69,7 +91,13 @@ def _builders(data_dir: str | None) -> list["tfds.core.DatasetBuilder"]:  # noqa
     if _CORPUS.value == "arith":
         from cotdistill_jax.corpus import arith
 
-        return [arith.Arith(data_dir=data_dir, several_derivations=_SEVERAL_DERIVATIONS.value)]
+        return [
+            arith.Arith(
+                data_dir=data_dir,
+                several_derivations=_SEVERAL_DERIVATIONS.value,
+                aligned_dir=_ALIGNED_DIR.value,
+            )
+        ]
     if _CORPUS.value == "gsm8k_gold":
         from cotdistill_jax.corpus import gsm8k_gold
 
@@ -84,6 +112,8 @@ def _builders(data_dir: str | None) -> list["tfds.core.DatasetBuilder"]:  # noqa
                 allow_one_hot_share=_ALLOW_ONE_HOT_SHARE.value,
             )
         ]
+    if _CORPUS.value != "seed":
+        return [_own_builder(data_dir)]
     from cotdistill_jax.corpus import schema, seed
 
     builders = {
@@ -97,6 +127,50 @@ def _builders(data_dir: str | None) -> list["tfds.core.DatasetBuilder"]:  # noqa
             "contrastive mixtures need them, nothing else does"
         )
     return list(builders.values())
+
+
+def _finish_own(builder: "tfds.core.DatasetBuilder") -> None:  # noqa: F821
+    """Puts the vocabulary beside a corpus of the user's own, and says how to train on it."""
+    from cotdistill_jax import corpus
+    from cotdistill_jax.corpus import own
+
+    own.keep_vocabulary(builder, _VOCAB.value or corpus.t5_vocabulary())
+    checked = builder.info.metadata["leakage_checked_against"]
+    print(
+        f"leakage guard: compared with the test sets of {', '.join(checked)}"
+        + (
+            ""
+            if "gsm8k" in checked
+            else "; without COTDISTILL_DATA_DIR there is nothing else to compare with"
+        )
+    )
+    print(
+        f"tasks and mixtures, where COTDISTILL_TFDS_DIR is {pathlib.Path(builder.data_path).parents[1]}: {_CORPUS.value}_all_v1, "
+        f"{_CORPUS.value}_zero_shot_cot_v1, ..."
+    )
+
+
+def _own_builder(data_dir: str | None) -> "tfds.core.DatasetBuilder":  # noqa: F821
+    """Returns the builder of a corpus that the user names."""
+    if _ALIGNED_DIR.value is None:
+        raise ValueError(
+            f"build_corpus: --corpus={_CORPUS.value} is none of {', '.join(_SHIPPED)}; for a corpus of your own give --aligned_dir, what "
+            "scripts/align_teacher.py wrote"
+        )
+    from cotdistill_jax import corpus
+    from cotdistill_jax.corpus import own
+
+    held_out = pathlib.Path(_HELD_OUT_IDS.value).read_text().split() if _HELD_OUT_IDS.value else ()
+    return own.builder(
+        _CORPUS.value,
+        _ALIGNED_DIR.value,
+        _VOCAB.value or corpus.t5_vocabulary(),
+        extra_ids=_EXTRA_IDS.value,
+        held_out_share=_HELD_OUT_SHARE.value,
+        held_out_ids=held_out,
+        allow_one_hot_share=_ALLOW_ONE_HOT_SHARE.value,
+        data_dir=data_dir,
+    )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ reading of ours, under which answer-only formats weigh a tenth of what they shou
 
 from cotdistill_jax import formats
 from cotdistill_jax.seqio_tasks import seed_batches
-from tasks import arith, gsm8k_gold, gsm8k_teacher, seed
+from tasks import arith, gsm8k_gold, gsm8k_teacher, own, seed
 
 ALL_RATES = {
     "zero_shot_cot": 0.55,
@@ -27,7 +27,13 @@ SEED_RATES = {
     size: seed_batches.epoch(sizes).weights for size, sizes in seed_batches.BATCH_SIZES.items()
 }
 
-for _family in (arith.FAMILY, gsm8k_gold.FAMILY, gsm8k_teacher.FAMILY, seed.FAMILY):
+for _family in (
+    arith.FAMILY,
+    gsm8k_gold.FAMILY,
+    gsm8k_teacher.FAMILY,
+    seed.FAMILY,
+    *own.FAMILIES,
+):
     _all_rates = ARITH_RATES if _family is arith.FAMILY else ALL_RATES
     _family.add_mixture("all", _all_rates)
     for _kind in ("in_context", "zero_shot"):

@@ -40,7 +40,7 @@ MISTAKES: dict[str, list[tuple[list[str], str]]] = {
     ],
     "scripts/build_corpus.py": [
         (["--corpus=gsm8k_gold", "--tfds_data_dir=out"], "COTDISTILL_DATA_DIR"),
-        (["--corpus=gsm9k"], "--corpus"),
+        (["--corpus=gsm9k"], "--aligned_dir"),
         (["--corpus=gsm8k_teacher", "--tfds_data_dir=out"], "aligned_dir"),
     ],
     "scripts/convert_checkpoint.py": [
@@ -123,6 +123,11 @@ MISTAKES: dict[str, list[tuple[list[str], str]]] = {
         (["--size=tiny", "--release=no/folder"], "no/folder"),
         (["--size=huge", "--release=no/folder"], "--size"),
         (["--size=tiny"], "--release"),
+    ],
+    "scripts/serve_synthetic_teacher.py": [
+        (["--questions=no.jsonl"], "no.jsonl"),
+        (["--port=x"], "--port"),
+        (["--error_rate=2"], "--error_rate"),
     ],
     "scripts/select_checkpoint.py": [
         (["--results=no/results", "--output_dir=out"], "no/results"),

@@ -175,3 +175,19 @@ def test_optimizer_state_has_the_axes_of_its_parameter(t5x_model, make):
 def test_subfolder(t5x_model):
     assert t5x_model.subfolder("runs/a", "t5x_eval") == "runs/a/t5x_eval"
     assert t5x_model.subfolder("gs://bucket/a/", "t5x_eval") == "gs://bucket/a/t5x_eval"
+
+
+def test_what_t5x_cannot_follow_is_refused_or_said(t5x_model, capsys):
+    usual = {
+        "scan_layers": False,
+        "keep_best": 0,
+        "keep_every_hours": None,
+        "on_nonfinite": "stop",
+        "compilation_cache_dir": None,
+    }
+    t5x_model.check_settings(**usual)
+    assert not capsys.readouterr().out
+    t5x_model.check_settings(**{**usual, "scan_layers": True})
+    assert "SCAN_LAYERS = True is the embedded runner's" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"KEEP_BEST = 2 .*; ON_NONFINITE = 'skip'"):
+        t5x_model.check_settings(**{**usual, "keep_best": 2, "on_nonfinite": "skip"})

@@ -73,9 +73,9 @@ include 'gin/experiments/arith_quickstart.gin'
 {TINY}
 EVAL_MIXTURE_OR_TASK_NAME = 'arith_zero_shot_cot_v1'
 EVAL_NUM_EXAMPLES = 8
+MIXTURE_OR_TASK_NAME = 'arith_seed_3b_v2'
+NUM_LOSS_CHUNKS = 2
 ATTENTION_BLOCK = 32
-KEEP_BEST = 1
-KEEP_BEST_METRIC = 'eval/arith_zero_shot_cot_v1/accuracy'
 EVAL_FEATURE_LENGTHS = {{'inputs': 384, 'targets': 40}}
 """,
     "sample_matching": f"""
@@ -88,8 +88,6 @@ MIXTURE_OR_TASK_NAME = 't5x_runner_toy'
 TASK_FEATURE_LENGTHS = {{'inputs': 96, 'targets': 16}}
 EVAL_FEATURE_LENGTHS = {{'inputs': 96, 'targets': 16}}
 EVAL_NUM_EXAMPLES = None
-KEEP_BEST = 1
-KEEP_BEST_METRIC = 'eval/t5x_runner_toy/accuracy'
 LEARNING_RATE = 0.02
 """,
 }
@@ -144,7 +142,9 @@ def leaf(request):
 
 @pytest.fixture(scope="module")
 def embedded(runs, leaf):
-    return runs.train(EMBEDDED, leaf, runs.folder / f"embedded_{leaf}")
+    task = {"distribution_matching": "arith_zero_shot_cot_v1", "sample_matching": "t5x_runner_toy"}
+    best = {"KEEP_BEST": "1", "KEEP_BEST_METRIC": f"'eval/{task[leaf]}/accuracy'"}
+    return runs.train(EMBEDDED, leaf, runs.folder / f"embedded_{leaf}", **best)
 
 
 @pytest.fixture(scope="module")

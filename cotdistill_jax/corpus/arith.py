@@ -11,6 +11,7 @@ than their slips, which is what a vote among them lives on (Wang et al. 2023, ar
 """
 
 import dataclasses
+import os
 import random
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -19,9 +20,10 @@ import sentencepiece
 import tensorflow_datasets as tfds
 
 from cotdistill_jax import alignment, answers, benchmarks
+from cotdistill_jax.alignment import corpus_records
 from cotdistill_jax.benchmarks import Question
 from cotdistill_jax.benchmarks import arith as problems
-from cotdistill_jax.corpus import schema, vocabularies
+from cotdistill_jax.corpus import schema, taught, vocabularies
 from cotdistill_jax.teacher import synthetic
 
 ALIGNMENT_METHOD = "spans"
@@ -40,6 +42,7 @@ class Arith(tfds.core.GeneratorBasedBuilder):
         num_questions: int | None = None,
         seed: int = 0,
         several_derivations: bool = False,
+        aligned_dir: str | os.PathLike[str] | None = None,
         **kwargs: Any,
     ) -> None:
         """Makes a builder.
@@ -48,6 +51,8 @@ class Arith(tfds.core.GeneratorBasedBuilder):
             num_questions: Questions per split, the first ones; None for all.
             seed: Seed of the synthetic teacher.
             several_derivations: Whether the teacher reaches an answer in several ways.
+            aligned_dir: What `scripts/align_teacher.py` wrote of a teacher's answers to training problems, such as
+                `scripts/serve_synthetic_teacher.py` gives; None: they are made here.
             **kwargs: Those of every TFDS builder, such as `data_dir`.
 
         Raises:
@@ -58,6 +63,9 @@ class Arith(tfds.core.GeneratorBasedBuilder):
         self._teacher_name = synthetic.TEACHER_NAME
         if several_derivations:
             self._teacher_name += ", several derivations"
+        self._aligned_dir = aligned_dir
+        if aligned_dir is not None:
+            self._teacher_name += ", decoded"
         swap_rate = 0.5 if several_derivations else 0.0
         self._teacher = synthetic.SyntheticTeacher(seed, swap_rate=swap_rate)
         super().__init__(**kwargs)
@@ -93,15 +101,28 @@ class Arith(tfds.core.GeneratorBasedBuilder):
         processor = sentencepiece.SentencePieceProcessor(
             model_file=str(vocabularies.arith_vocabulary())
         )
-        rows = (
-            _taught(questions, self._teacher, processor, counts)
-            if split == "train"
-            else _gold(questions, processor)
-        )
+        if split != "train":
+            rows = _gold(questions, processor)
+        elif self._aligned_dir is None:
+            rows = _taught(questions, self._teacher, processor, counts)
+        else:
+            rows = self._decoded({question.id for question in questions}, counts)
         for row in rows:
             counts.taken += 1
             yield schema.key(row), row
         schema.write_counts(self.info, self._counts)
+
+    def _decoded(self, allowed: set[str], counts: schema.Counts) -> Iterator[dict[str, Any]]:
+        """Yields the rows of the aligned records' right samples, and counts the others."""
+        assert self._aligned_dir is not None
+        taught.check(self._aligned_dir, None)
+        records = corpus_records.read_corpus(self._aligned_dir, vocabularies.arith_vocabulary())
+        yield from taught.rows(
+            records,
+            lambda record: None if record.question_id in allowed else "not_a_training_question",
+            counts,
+            "Ask for `--benchmark=arith --split=train`",
+        )
 
 
 def _in_other_ways(questions: Sequence[Question]) -> list[Question]:

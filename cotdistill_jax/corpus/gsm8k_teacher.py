@@ -7,17 +7,14 @@
 """
 
 import os
-import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import tensorflow_datasets as tfds
 
 from cotdistill_jax import benchmarks, files
-from cotdistill_jax.alignment import corpus_records, pipeline, quality
-from cotdistill_jax.corpus import schema, vocabularies
-from cotdistill_jax.teacher import shards
+from cotdistill_jax.alignment import corpus_records
+from cotdistill_jax.corpus import schema, taught, vocabularies
 
 ALIGNED_DIR_VARIABLE = "COTDISTILL_ALIGNED_DIR"
 _GOLD_SPLITS = {"validation": "dev", "test": "test"}
@@ -64,20 +61,7 @@ class Gsm8kTeacher(tfds.core.GeneratorBasedBuilder):
                 f"corpus: gsm8k_teacher needs an aligned corpus, but no aligned_dir was given and {ALIGNED_DIR_VARIABLE} is "
                 "not set. Make one with `python scripts/align_teacher.py --output_dir=DIR ...` and pass DIR."
             )
-        config = shards.read_manifest(self._aligned_dir, corpus_records.LAYOUT)["config"]
-        if config["top_k"] != schema.TOP_K:
-            raise ValueError(
-                f"corpus: {self._aligned_dir} stores {config['top_k']} candidates per piece, expected {schema.TOP_K}. Align the "
-                f"records with `scripts/align_teacher.py --top_k={schema.TOP_K}`."
-            )
-        report = pathlib.Path(self._aligned_dir, pipeline.QUALITY_NAME)
-        if report.exists():  # `align_teacher` writes one, the library's `write_corpus` does not
-            quality.check_one_hot(
-                files.read_json(report, "corpus"),
-                config["method"],
-                self._allow_one_hot_share,
-                os.fspath(self._aligned_dir),
-            )
+        config = taught.check(self._aligned_dir, self._allow_one_hot_share)
         self.info.metadata.update(
             vocabulary_sha256=config["vocabulary_sha256"],
             alignment_method=config["method"],
@@ -103,23 +87,9 @@ class Gsm8kTeacher(tfds.core.GeneratorBasedBuilder):
 
     def _taught(self, counts: schema.Counts) -> Iterator[dict[str, Any]]:
         allowed = {q.id for q in benchmarks.load("gsm8k", "train", self._benchmark_dir)}
-        seen: set[str] = set()
-        for record in self._records:
-            reason = _reason_to_drop(record, allowed)
-            if reason:
-                counts.dropped[reason] += 1
-                continue
-            first = record.question_id not in seen
-            seen.add(record.question_id)
-            yield schema.teacher_row(record, first) | schema.teacher_fields(
-                record.pieces.astype(np.int32), record.teacher_ids, record.teacher_probs
-            )
-
-
-def _reason_to_drop(record: corpus_records.CorpusRecord, allowed: set[str]) -> str | None:
-    """Returns why a sample is no training example, or None if it is one."""
-    if record.question_id not in allowed:
-        return "not_a_training_question"
-    if record.label is None:
-        return "not_labelled"
-    return None if record.label else "wrong_answer"
+        yield from taught.rows(
+            self._records,
+            lambda record: None if record.question_id in allowed else "not_a_training_question",
+            counts,
+            "Questions of your own become a corpus of their own: `scripts/build_corpus.py --corpus=NAME --aligned_dir=...`",
+        )

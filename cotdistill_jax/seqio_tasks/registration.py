@@ -37,6 +37,7 @@ class TaskFamily:
             `features.output_features`, otherwise those of `features.text_features`.
         pool: Loads the training questions that demonstrations are drawn from.
         top_k: Candidates per piece in the corpus, K.
+        splits: Splits of the corpus.
     """
 
     source: str
@@ -44,6 +45,7 @@ class TaskFamily:
     has_teacher: bool
     pool: Callable[[], Sequence[Question]]
     top_k: int = schema.TOP_K
+    splits: Sequence[str] = schema.SPLITS
 
     def task_name(self, form: str, by_question: bool = False) -> str:
         """Returns the name of the task in a format, such as `arith_zero_shot_cot_v1`."""
@@ -139,7 +141,7 @@ class TaskFamily:
             source=(ByQuestionSource if by_question else CorpusSource)(
                 self._corpus(form),
                 schema.VERSION,
-                schema.SPLITS,
+                self.splits,
                 (lambda: vocabulary.sentencepiece_model_file) if self.has_teacher else None,
             ),
             preprocessors=self._preprocessors(form, by_question),

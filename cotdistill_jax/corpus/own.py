@@ -1,0 +1,256 @@
+"""TFDS datasets of one's own: any questions, any teacher, any student vocabulary, from what `scripts/align_teacher.py` wrote.
+
+    python scripts/build_corpus.py --corpus=NAME --aligned_dir=aligned --vocab=spiece.model --tfds_data_dir=corpora
+
+`train` holds the right samples. A share of the questions, told by a hash of their text, is held out as `validation`, with the teacher's first
+right sample of each as its solution. Questions that a benchmark's test set has too (by text, however they are spelt) are left out, counted by
+benchmark. The student's vocabulary lies beside the rows, so that the tasks of a corpus need nothing else: `find` lists the corpora of a
+folder, and `import tasks` registers them.
+"""
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+import re
+import shutil
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from cotdistill_jax import benchmarks, files, formats
+from cotdistill_jax.alignment import corpus_records
+from cotdistill_jax.alignment.corpus_records import CorpusRecord
+from cotdistill_jax.benchmarks import Question, normalise_question
+from cotdistill_jax.corpus import schema, taught, vocabularies
+
+SPLITS = ("train", "validation")
+SHIPPED = ("arith", "gsm8k_gold", "gsm8k_teacher", "seed")
+HELD_OUT_SHARE = 0.02
+_KIND = "own"
+_VOCABULARY = "spiece.model"
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_TESTS = (*benchmarks.MATHS, "arith")
+
+
+class OwnCorpus(tfds.core.GeneratorBasedBuilder):
+    """Builder of a dataset that its user names; made by `builder`."""
+
+    VERSION = tfds.core.Version(schema.VERSION)
+    # The class itself is no dataset.
+    name = "own_corpus"
+
+    def __init__(
+        self,
+        *,
+        aligned_dir: str | os.PathLike[str],
+        vocabulary_file: str | os.PathLike[str],
+        extra_ids: int,
+        held_out_share: float,
+        held_out_ids: Collection[str],
+        benchmark_dir: str | os.PathLike[str] | None,
+        allow_one_hot_share: float | None,
+        **kwargs: Any,
+    ) -> None:
+        """Makes a builder; see `builder` for the arguments."""
+        self._aligned_dir = aligned_dir
+        self._vocabulary_file = vocabulary_file
+        self._extra_ids = extra_ids
+        self._held_out_share = held_out_share
+        self._held_out_ids = frozenset(held_out_ids)
+        self._benchmark_dir = benchmark_dir
+        self._allow_one_hot_share = allow_one_hot_share
+        super().__init__(**kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Questions and the aligned samples of a teacher.",
+            features=schema.features(schema.TOP_K),
+            metadata=schema.metadata(kind=_KIND, extra_ids=self._extra_ids),
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[schema.Example]]:
+        config = taught.check(self._aligned_dir, self._allow_one_hot_share)
+        self._leaks = benchmark_questions(self._benchmark_dir)
+        self.info.metadata.update(
+            vocabulary_sha256=config["vocabulary_sha256"],
+            alignment_method=config["method"],
+            top_k=config["top_k"],
+            leakage_checked_against=sorted(set(self._leaks.values())),
+        )
+        self._counts: dict[str, schema.Counts] = {}
+        splits = SPLITS if self._held_out_share or self._held_out_ids else SPLITS[:1]
+        return {split: self._generate_examples(split) for split in splits}
+
+    def _generate_examples(self, split: str) -> Iterator[schema.Example]:
+        counts = self._counts[split] = schema.Counts()
+        for row in self._train(counts) if split == "train" else self._validation(counts):
+            counts.taken += 1
+            yield schema.key(row), row
+        schema.write_counts(self.info, self._counts)
+
+    def _records(self) -> Iterator[CorpusRecord]:
+        return corpus_records.read_corpus(self._aligned_dir, self._vocabulary_file)
+
+    def _is_held_out(self, record: CorpusRecord) -> bool:
+        if record.question_id in self._held_out_ids:
+            return True
+        digest = hashlib.sha256(normalise_question(record.question).encode()).digest()
+        return int.from_bytes(digest[:8], "big") < self._held_out_share * 2**64
+
+    def _train(self, counts: schema.Counts) -> Iterator[dict[str, Any]]:
+        def reason(record: CorpusRecord) -> str | None:
+            leak = self._leaks.get(normalise_question(record.question))
+            if leak is not None:
+                return f"in_test_set_of_{leak}"
+            return "held_out" if self._is_held_out(record) else None
+
+        remedy = "Look at the labels (align_teacher --label_rule), or hold out fewer questions"
+        yield from taught.rows(self._records(), reason, counts, remedy)
+
+    def _validation(self, counts: schema.Counts) -> Iterator[dict[str, Any]]:
+        processor = files.open_vocabulary(self._vocabulary_file, "corpus")
+        seen: set[str] = set()
+        for records in taught.questions_in_order(self._records()):
+            first = records[0]
+            if not self._is_held_out(first) or first.question_id in seen:
+                continue
+            right = next((record for record in records if record.label), None)
+            if right is None:
+                counts.dropped["no_right_sample"] += 1
+                continue
+            seen.add(first.question_id)
+            row = schema.teacher_row(right, first_of_question=True) | {"held_out": True}
+            yield row | schema.without_teacher(processor.encode(row["text"]))
+        if not seen:
+            raise ValueError(
+                f"corpus: none of the questions of {self._aligned_dir} with a right sample is held out. Raise --held_out_share, name "
+                "--held_out_ids, or give --held_out_share=0 for a corpus without validation"
+            )
+
+
+def builder(
+    name: str,
+    aligned_dir: str | os.PathLike[str],
+    vocabulary_file: str | os.PathLike[str],
+    *,
+    extra_ids: int | None = None,
+    held_out_share: float = HELD_OUT_SHARE,
+    held_out_ids: Collection[str] = (),
+    benchmark_dir: str | os.PathLike[str] | None = None,
+    allow_one_hot_share: float | None = None,
+    **kwargs: Any,
+) -> OwnCorpus:
+    """Returns the builder of a corpus of one's own.
+
+    Args:
+        name: Its name, and first part of its tasks' names: lower case letters, digits and `_`.
+        aligned_dir: What `scripts/align_teacher.py` wrote.
+        vocabulary_file: The SentencePiece model that it was aligned to.
+        extra_ids: Sentinel ids above its pieces; None: 100 for T5's 32,000 pieces, else 0.
+        held_out_share: Share of the questions in `validation`, in [0, 1).
+        held_out_ids: Ids of further ones.
+        benchmark_dir: Benchmark folder for the leakage guard; None reads COTDISTILL_DATA_DIR, and without it only `arith` is compared.
+        allow_one_hot_share: See `taught.check`.
+        **kwargs: Those of every TFDS builder, such as `data_dir`.
+
+    Raises:
+        ValueError: A name that can't be one, or a share that is none.
+    """
+    if not _NAME.fullmatch(name) or name in SHIPPED:
+        raise ValueError(
+            f"corpus: {name!r} can't be the name of a corpus of your own: lower case letters, digits and _, and none of "
+            f"{', '.join(SHIPPED)}"
+        )
+    if not 0 <= held_out_share < 1:
+        raise ValueError(f"corpus: held_out_share {held_out_share} is not in [0, 1)")
+    if extra_ids is None:
+        pieces = len(files.open_vocabulary(vocabulary_file, "corpus"))
+        extra_ids = 100 if pieces == 32_000 else 0
+    with tfds.core.registered.skip_registration():
+        named: type[OwnCorpus] = type("Named", (OwnCorpus,), {"name": name, "__module__": __name__})
+    return named(
+        aligned_dir=aligned_dir,
+        vocabulary_file=vocabulary_file,
+        extra_ids=extra_ids,
+        held_out_share=held_out_share,
+        held_out_ids=held_out_ids,
+        benchmark_dir=benchmark_dir,
+        allow_one_hot_share=allow_one_hot_share,
+        **kwargs,
+    )
+
+
+def keep_vocabulary(made: OwnCorpus, vocabulary_file: str | os.PathLike[str]) -> None:
+    """Copies the vocabulary beside a dataset that was built."""
+    shutil.copyfile(vocabulary_file, pathlib.Path(made.data_path).parent / _VOCABULARY)
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """A corpus of one's own in a TFDS data directory.
+
+    Attributes:
+        name: Its name.
+        folder: The dataset's folder.
+        vocabulary_file: The student's SentencePiece model.
+        extra_ids: Sentinel ids above its pieces.
+        splits: Its splits.
+    """
+
+    name: str
+    folder: pathlib.Path
+    vocabulary_file: pathlib.Path
+    extra_ids: int
+    splits: tuple[str, ...]
+
+    def pool(self) -> list[Question]:
+        """Returns the training questions with the first right sample of each as solution, for demonstrations."""
+        built = tfds.builder_from_directory(self.folder)
+        questions = []
+        for row in tfds.as_numpy(built.as_dataset(split="train")):
+            if row["first_of_question"]:
+                text, gold = row["text"].decode(), row["answer"].decode()
+                sentence = formats.cut_answer_sentence(text) or ""
+                rationale = text.removesuffix(sentence).strip()
+                id_ = row["question_id"].decode()
+                questions.append(
+                    Question(id_, self.name, row["question"].decode(), gold, rationale)
+                )
+        return sorted(questions, key=lambda question: question.id)
+
+
+def find(data_dir: str | os.PathLike[str] | None) -> list[Found]:
+    """Returns the corpora of one's own in a TFDS data directory, by name; none where there is no such folder."""
+    found = []
+    folders = sorted(pathlib.Path(data_dir).glob(f"*/{schema.VERSION}")) if data_dir else []
+    for folder in folders:
+        description = folder / "metadata.json"
+        content = files.read_json(description, "corpus") if description.exists() else {}
+        vocabulary = folder.parent / _VOCABULARY
+        if content.get("kind") == _KIND and vocabulary.exists():
+            splits = tuple(split for split in SPLITS if split in content["counts"])
+            found.append(
+                Found(folder.parent.name, folder, vocabulary, content["extra_ids"], splits)
+            )
+    return found
+
+
+def benchmark_questions(data_dir: str | os.PathLike[str] | None) -> Mapping[str, str]:
+    """Returns, by its normalised text, the benchmark of every test question that is there to compare with."""
+    there: dict[str, str] = {}
+    for name in _TESTS:
+        try:
+            questions = benchmarks.load(name, "test", data_dir)
+        except FileNotFoundError:
+            continue
+        for question in questions:
+            there.setdefault(normalise_question(question.question), name)
+    return there
+
+
+def is_of(vocabulary_file: pathlib.Path, other: pathlib.Path) -> bool:
+    """Returns whether two vocabulary files have the same content."""
+    return other.exists() and vocabularies.checksum(vocabulary_file) == vocabularies.checksum(other)

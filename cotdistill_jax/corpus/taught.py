@@ -1,0 +1,90 @@
+"""From the aligned records of any teacher to the training rows of a corpus: checks, labels, what is left out and why."""
+
+import itertools
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from cotdistill_jax import files
+from cotdistill_jax.alignment import corpus_records, pipeline, quality
+from cotdistill_jax.alignment.corpus_records import CorpusRecord
+from cotdistill_jax.corpus import schema
+from cotdistill_jax.teacher import shards
+
+Reason = Callable[[CorpusRecord], str | None]
+"""Why a record's question is not trained on, None where it is."""
+
+
+def check(aligned_dir: str | os.PathLike[str], allow_one_hot_share: float | None) -> dict[str, Any]:
+    """Returns the settings of an aligned corpus, `vocabulary_sha256`, `method` and `top_k` among them.
+
+    Args:
+        aligned_dir: What `scripts/align_teacher.py` wrote.
+        allow_one_hot_share: Most pieces without a teacher's distribution, in [0, 1]; None for what was allowed at alignment, or the
+            method's `alignment.quality.MOST_ONE_HOT`.
+
+    Raises:
+        ValueError: Another number of candidates, or too few pieces with the teacher's probabilities.
+        FileNotFoundError, shards.ShardError: No aligned corpus there, or not a whole one.
+    """
+    config: dict[str, Any] = shards.read_manifest(aligned_dir, corpus_records.LAYOUT)["config"]
+    if config["top_k"] != schema.TOP_K:
+        raise ValueError(
+            f"corpus: {aligned_dir} stores {config['top_k']} candidates per piece, expected {schema.TOP_K}. Align the "
+            f"records with `scripts/align_teacher.py --top_k={schema.TOP_K}`."
+        )
+    report = pathlib.Path(aligned_dir, pipeline.QUALITY_NAME)
+    if report.exists():  # `align_teacher` writes one, the library's `write_corpus` does not
+        quality.check_one_hot(
+            files.read_json(report, "corpus"),
+            config["method"],
+            allow_one_hot_share,
+            os.fspath(aligned_dir),
+        )
+    return config
+
+
+def rows(
+    records: Iterable[CorpusRecord], reason: Reason, counts: schema.Counts, remedy: str
+) -> Iterator[dict[str, Any]]:
+    """Yields the rows of right samples; counts the others.
+
+    Args:
+        records: Aligned samples.
+        reason: Why a record's question is left out.
+        counts: Gets what is left out, by reason.
+        remedy: What to do where nothing is left.
+
+    Raises:
+        ValueError: At the end, if no sample became a row; the message has the numbers and the first question's id.
+    """
+    seen: set[str] = set()
+    first_id = None
+    for record in records:
+        first_id = first_id or record.question_id
+        why = reason(record)
+        if why is None and not record.label:
+            why = "not_labelled" if record.label is None else "wrong_answer"
+        if why is not None:
+            counts.dropped[why] += 1
+            continue
+        first = record.question_id not in seen
+        seen.add(record.question_id)
+        yield schema.teacher_row(record, first) | schema.teacher_fields(
+            record.pieces.astype(np.int32), record.teacher_ids, record.teacher_probs
+        )
+    if not seen:
+        dropped = ", ".join(f"{name} {number:,}" for name, number in counts.dropped.items())
+        raise ValueError(
+            f"corpus: none of {counts.dropped.total():,} samples can be trained on ({dropped or 'there is none'}); the first one's question is "
+            f"{first_id!r}. {remedy}"
+        )
+
+
+def questions_in_order(records: Iterable[CorpusRecord]) -> Iterator[list[CorpusRecord]]:
+    """Yields the records of each question, where those of a question follow each other."""
+    for _, group in itertools.groupby(records, key=lambda record: record.question_id):
+        yield list(group)
