@@ -1,20 +1,25 @@
-"""The whole pipeline on the embedded corpus: build, train, evaluate before and after, one table, one report.
+"""The whole pipeline on the embedded problems: a teacher behind HTTP is decoded, filtered and aligned; a student trained, evaluated, reported.
+
+The teacher is synthetic and answers on this machine, behind an OpenAI-compatible endpoint (scripts/serve_synthetic_teacher.py); all else is
+what a real one would get.
 
 bash scripts/quickstart.sh        (makes the environment first, then runs this file)
 
 Every stage is a public command, printed before it runs; running this file again continues where it was interrupted.
 """
 
+import json
 import os
 import pathlib
 import shlex
 import subprocess
 import sys
 import time
+import urllib.parse
 
 from absl import app, flags
 
-from cotdistill_jax import benchmarks, checkpoints, command, files, inference
+from cotdistill_jax import benchmarks, checkpoints, command, corpus, files, inference
 from cotdistill_jax.benchmarks import arith
 
 _OUTPUT = flags.DEFINE_string("output_dir", "runs/quickstart", "Folder of all artefacts.")
@@ -29,6 +34,7 @@ PROMPTS = {
     "zero_shot_answer_only": "zero-shot answer-only",
     "answer_only_4_cases": "in-context answer-only",
 }
+NUM_QUESTIONS = 16_000
 # Per cent right after training at least; every format below BEFORE_AT_MOST before it.
 TARGETS = {"zero_shot_cot": 85.0, "cot_4_cases": 60.0}
 BEFORE_AT_MOST = 5.0
@@ -43,14 +49,20 @@ def main(argv: list[str]) -> None:
     files.refuse_pattern(os.fspath(run), "quickstart", "run folder", "Orbax")
     os.environ["COTDISTILL_TFDS_DIR"] = os.fspath(corpora)
 
+    _decode(output)
     _command(
-        "1 of 4: the corpus",
-        "scripts/build_corpus.py",
-        "--corpus=arith",
+        "2 of 6: alignment of its tokens to the student's",
+        *("scripts/align_teacher.py", f"--records={output / 'records'}", "--workers=2"),
+        f"--vocab={corpus.arith_vocabulary()}",
+        f"--output_dir={output / 'aligned'}",
+    )
+    _command(
+        "3 of 6: the corpus, right answers alone",
+        *("scripts/build_corpus.py", "--corpus=arith", f"--aligned_dir={output / 'aligned'}"),
         f"--tfds_data_dir={corpora}",
     )
     _command(
-        "2 of 4: training",
+        "4 of 6: training",
         *("-m", "cotdistill_jax.train"),
         "--gin_file=gin/experiments/arith_quickstart.gin",
         "--gin_file=gin/runs/finetune.gin",
@@ -59,7 +71,7 @@ def main(argv: list[str]) -> None:
     )
     steps_done = checkpoints.list_steps(run)
     _command(
-        "3 of 4: evaluation before and after training",
+        "5 of 6: evaluation before and after training",
         *("-m", "cotdistill_jax.inference"),
         f"--checkpoint={run}",
         f"--steps={steps_done[0]},{steps_done[-1]}",
@@ -70,12 +82,39 @@ def main(argv: list[str]) -> None:
         f"--output_dir={evaluation}",
     )
     _command(
-        "4 of 4: the report",
+        "6 of 6: the report",
         *("-m", "cotdistill_jax.report"),
         f"--run={output}",
         f"--output={output / 'report.html'}",
     )
     _print_table(evaluation, output, time.monotonic() - start)
+
+
+def _decode(output: pathlib.Path) -> None:
+    """Decodes the teacher: starts its endpoint, asks the training problems, ends it."""
+    output.mkdir(parents=True, exist_ok=True)
+    address = output / "endpoint.json"
+    port = 0  # a free one; an interrupted decoding goes on under the same address
+    if address.exists():
+        port = urllib.parse.urlsplit(json.loads(address.read_text())).port or 0
+        address.unlink()
+    serve = ["scripts/serve_synthetic_teacher.py", f"--port={port}", f"--port_file={address}"]
+    print(f"$ python {shlex.join(serve)} &", flush=True)
+    with subprocess.Popen([sys.executable, *serve], cwd=ROOT) as server:
+        try:
+            while not (address.exists() and address.read_text()):
+                if server.poll() is not None:
+                    sys.exit(f"quickstart: the endpoint ended with status {server.returncode}")
+                time.sleep(0.1)
+            _command(
+                "1 of 6: the teacher, asked over HTTP",
+                *("scripts/decode_teacher.py", f"--base_url={json.loads(address.read_text())}"),
+                *("--model=synthetic", "--benchmark=arith", "--split=train"),
+                *(f"--limit={NUM_QUESTIONS}", "--prompt=zero_shot_cot", "--max_tokens=128"),
+                *("--concurrency=16", "--yes", f"--output_dir={output / 'records'}"),
+            )
+        finally:
+            server.terminate()
 
 
 def _command(title: str, *arguments: str) -> None:

@@ -1,6 +1,7 @@
 """The T5X model class on toy batches; skipped where t5x is not importable, but for the message that says so."""
 
 import functools
+import os
 import subprocess
 import sys
 
@@ -173,7 +174,8 @@ def test_optimizer_state_has_the_axes_of_its_parameter(t5x_model, make):
 
 @pytest.mark.t5x
 def test_subfolder(t5x_model):
-    assert t5x_model.subfolder("runs/a", "t5x_eval") == "runs/a/t5x_eval"
+    assert t5x_model.subfolder("/runs/a", "t5x_eval") == "/runs/a/t5x_eval"
+    assert t5x_model.subfolder("runs/a", "t5x_eval") == f"{os.getcwd()}/runs/a/t5x_eval"
     assert t5x_model.subfolder("gs://bucket/a/", "t5x_eval") == "gs://bucket/a/t5x_eval"
 
 
