@@ -272,6 +272,7 @@ def test_paths_and_names(tmp_path, monkeypatch):
     # A bucket that another address stands for, as with a proxy, is not tried first.
     monkeypatch.setenv("TENSORSTORE_GCS_HTTP_URL", "http://127.0.0.1:9")
     assert hub.local("gs://bucket/checkpoint_1") == "gs://bucket/checkpoint_1"
+    assert hub.local("t5x/flan_t5_xl") == hub.local("flan_t5_xl")
     assert hub.local("flan_t5_xl").endswith("x/flan_t5_xl/checkpoint_1138000")
     assert hub.is_hub_name("google/flan-t5-base@main") and hub.is_hub_name("t5-3b")
     for path in ("runs/a/b", "./runs/a", "/runs/a", "run", "a/checkpoint_5", "run*/a", "~/run"):
