@@ -1,8 +1,8 @@
 """Published weights by name: those of the Hugging Face Hub and of T5X's bucket.
 
 A name stands wherever a checkpoint does: `google/flan-t5-base`, with a revision `google/flan-t5-base@main`, or T5X's
-`flan_t5_base`, also written `t5x/flan_t5_base`. A folder of that name comes first. Files of the Hub lie in its own cache (`HF_HOME`, default `~/.cache/huggingface`);
-`HF_ENDPOINT` names a mirror, `HF_TOKEN` a token, `HF_HUB_OFFLINE=1` forbids to ask. T5X's bucket is read where it is. Each host of a
+`flan_t5_base`, also written `t5x/flan_t5_base`. A folder of that name comes first. Files of the Hub lie in its own cache
+(`HF_HOME`, default `~/.cache/huggingface`); `HF_ENDPOINT` names a mirror, `HF_TOKEN` a token, `HF_HUB_OFFLINE=1` forbids to ask. T5X's bucket is read where it is. Each host of a
 pod fetches its own files; where hosts share a disk, the cache's locks let one of them do it. A connection that is cut is taken up where
 it was; after a process that ended, files that were whole are not fetched again.
 """
