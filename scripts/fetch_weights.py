@@ -56,9 +56,10 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
     if (_NAME.value is None) == (_SOURCE_DIR.value is None):
         raise app.UsageError("give either --name or --source_dir")
-    if _NAME.value in hub.BUCKET_NAMES:
+    plain = (_NAME.value or "").removeprefix("t5x/")
+    if plain in hub.BUCKET_NAMES:
         sys.exit(
-            f"fetch_weights: {_NAME.value} is {hub.BUCKET_NAMES[_NAME.value]}, which is read where it is; `python "
+            f"fetch_weights: {_NAME.value} is {hub.BUCKET_NAMES[plain]}, which is read where it is; `python "
             f"scripts/convert_checkpoint.py --input={_NAME.value} --output=FOLDER --to=huggingface --vocabulary=SPIECE_MODEL` copies it"
         )
     if _NAME.value is not None:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from cotdistill_jax import checkpoints, command, inference, teacher
-from cotdistill_jax.inference import prompts
+from cotdistill_jax.inference import prompts, selection
 from cotdistill_jax.inspection import student
 from cotdistill_jax.report import predictions_table, run_files
 
@@ -33,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             folder = evaluation.folder / predictions_table.TOKEN_PROBS_FOLDER
             files = [f for f in evaluation.prediction_files if not (folder / f.stem).exists()]
             if files:
-                model = checkpoints.load_model(_checkpoint(run, evaluation))
+                (chosen,) = selection.select(str(_checkpoint(run, evaluation)))
+                model = selection.load(chosen)
                 for file in files:
                     _score_file(model, file, folder / file.stem, flags)
     except (ValueError, KeyError, FileNotFoundError) as error:

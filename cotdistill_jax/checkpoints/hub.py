@@ -1,17 +1,20 @@
 """Published weights by name: those of the Hugging Face Hub and of T5X's bucket.
 
 A name stands wherever a checkpoint does: `google/flan-t5-base`, with a revision `google/flan-t5-base@main`, or T5X's
-`flan_t5_base`. A folder of that name comes first. Files of the Hub lie in its own cache (`HF_HOME`, default `~/.cache/huggingface`);
-`HF_ENDPOINT` names a mirror, `HF_TOKEN` a token, `HF_HUB_OFFLINE=1` forbids to ask. T5X's bucket is read where it is. Each host of a
-pod fetches its own files; where hosts share a disk, the cache's locks let one of them do it.
+`flan_t5_base`, also written `t5x/flan_t5_base`. A folder of that name comes first. Files of the Hub lie in its own cache
+(`HF_HOME`, default `~/.cache/huggingface`); `HF_ENDPOINT` names a mirror, `HF_TOKEN` a token, `HF_HUB_OFFLINE=1` forbids to ask. T5X's bucket is read where it is. Each host of a
+pod fetches its own files; where hosts share a disk, the cache's locks let one of them do it. A connection that is cut is taken up where
+it was; after a process that ended, files that were whole are not fetched again.
 """
 
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import os
 import pathlib
 import re
+import socket
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -20,12 +23,17 @@ from cotdistill_jax.checkpoints import stored
 from cotdistill_jax.teacher.shards import file_sha256
 
 _BUCKET = "gs://t5-data/pretrained_models/t5x"
+_BUCKET_HOST = "storage.googleapis.com"
+_CONNECT_SECONDS = 10.0
+# TensorStore connects itself, or through these.
+_OTHER_WAYS = ("TENSORSTORE_GCS_HTTP_URL", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 BUCKET_NAMES: Mapping[str, str] = MappingProxyType(
     {
         f"{family}_{size}": f"{_BUCKET}/{family}_{size}/checkpoint_{step}"
         for family, steps in {
             "flan_t5": {"small": 1198000, "base": 1184000, "large": 1164000, "xl": 1138000, "xxl": 1114000},
             "t5_1_1": dict.fromkeys(("small", "base", "large", "xl", "xxl"), 1000000),
+            "t5_1_1_lm100k": dict.fromkeys(("small", "base", "large", "xl", "xxl"), 1100000),
             "t5": {"small": 1000000, "base": 999900, "large": 1000700, "3B": 1000000, "11B": 1000000},
         }.items()
         for size, step in steps.items()
@@ -35,6 +43,7 @@ BUCKET_NAMES: Mapping[str, str] = MappingProxyType(
 
 Source: docs/models.md of T5X at commit cc342d4."""
 
+_BUCKET_VOCABULARY = "gs://t5-data/vocabs/cc_all.32000"
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 _NAMES_WITHOUT_OWNER = re.compile(r"t5-(small|base|large|3b|11b)(@[\w./-]+)?")
 _STEP = re.compile(r"checkpoint_\d+")
@@ -71,18 +80,40 @@ def local(path: str) -> str:
         it is.
 
     Raises:
-      FileNotFoundError: the Hub has no such weights, or can't be reached and the cache lacks them.
+      FileNotFoundError: the Hub has no such weights, or can't be reached and the cache lacks them; or T5X's bucket can't be.
       ValueError: a file is not the one that the Hub lists.
     """
-    if stored.is_remote(path) or os.path.lexists(path):
+    if os.path.lexists(path):
         return path
-    if path in BUCKET_NAMES:
-        return BUCKET_NAMES[path]
+    in_bucket = BUCKET_NAMES.get(path.removeprefix("t5x/"), path)
+    if in_bucket.startswith(f"{_BUCKET}/"):
+        _require_bucket(path)
+    if stored.is_remote(in_bucket):
+        return in_bucket
     if not is_hub_name(path):
         return path
     fetched = fetch(path)
     print(f"checkpoints: {path} is in {fetched.folder} ({fetched.source})")
     return os.fspath(fetched.folder)
+
+
+def bucket_vocabulary(path: str) -> tuple[str, str] | None:
+    """Returns folder and file of the vocabulary of T5X's published checkpoints; None for a path elsewhere."""
+    return (_BUCKET_VOCABULARY, "sentencepiece.model") if path.startswith(f"{_BUCKET}/") else None
+
+
+def _require_bucket(path: str) -> None:
+    """Raises FileNotFoundError where T5X's bucket can't be reached: TensorStore would try for minutes, without a word."""
+    if any(os.environ.get(name) for name in _OTHER_WAYS):
+        return
+    try:
+        socket.create_connection((_BUCKET_HOST, 443), _CONNECT_SECONDS).close()
+    except OSError as error:
+        raise FileNotFoundError(
+            f"checkpoints: no folder {path} here, and {_BUCKET_HOST}, where T5X's is, can't be reached ({_reason(error)}). On a machine with "
+            f"a network `python scripts/convert_checkpoint.py --input={path} --output=FOLDER --to=huggingface --vocabulary=SPIECE_MODEL` "
+            "copies it; name FOLDER here"
+        ) from error
 
 
 def is_hub_name(path: str) -> bool:
@@ -135,6 +166,11 @@ def fetch(name: str, verify: bool = False) -> Fetched:
     if not wanted:
         raise _unavailable(
             name, f"{constants.ENDPOINT}/{repository} holds no weights that are read here"
+        )
+    if any(file.endswith(".bin") for file in wanted) and importlib.util.find_spec("torch") is None:
+        raise ValueError(
+            f"checkpoints: {name} has no safetensors at {constants.ENDPOINT}, only PyTorch's pickles, which only PyTorch reads safely: `pip "
+            "install torch` first, or take T5X's weights of the same model, such as t5_3B"
         )
     known = {
         file: huggingface_hub.try_to_load_from_cache(repository, file, revision=listed.sha)

@@ -38,20 +38,18 @@ def read(
       ValueError: it holds another network or vocabulary; the message lists what differs.
     """
     weights = conversion.load(files.expand_home(path))  # a gin file may say `~`
-    found, expected = dataclasses.asdict(weights.config), dataclasses.asdict(config)
-    faults = [
-        f"{name} is {found[name]}, this run has {expected[name]}"
-        for name in expected
-        if name not in _FREE and found[name] != expected[name]
-    ]
+    faults = _differing(weights.config, config)
     theirs = weights.vocabulary_file
     if theirs is not None and file_sha256(theirs) != file_sha256(pathlib.Path(vocabulary_file)):
         faults.append(f"{theirs} is another vocabulary than {vocabulary_file}")
     if faults:
         raise ValueError(_misfit(path, faults))
     params = network.stack_layers(weights.params) if config.scan_layers else weights.params
+    unknown = (
+        "" if theirs else "; no spiece.model lies beside them: the vocabulary was not compared"
+    )
     return params, (
-        f"starts from the weights of {path} ({weights.layout}, step {weights.step}); step and optimizer state are new"
+        f"starts from the weights of {path} ({weights.layout}, step {weights.step}); step and optimizer state are new{unknown}"
     )
 
 
@@ -71,6 +69,9 @@ def locate_t5x(path: str, config: network.T5Config) -> str:
     """
     path = hub.local(files.expand_home(path))
     if not stored.is_remote(path) and (pathlib.Path(path) / "config.json").exists():
+        faults = _differing(conversion.open_weights(path).config, config)
+        if faults:
+            raise ValueError(_misfit(path, faults))
         path = _converted(pathlib.Path(path))
     name = path.rstrip("/").rsplit("/", 1)[-1]
     found_at = path.rstrip("/") if name.startswith("checkpoint_") else t5x_legacy.latest(path)
@@ -101,6 +102,15 @@ def _converted(folder: pathlib.Path) -> str:
                 if not made.exists():
                     raise
     return os.fspath(made)
+
+
+def _differing(found: network.T5Config, expected: network.T5Config) -> list[str]:
+    theirs, ours = dataclasses.asdict(found), dataclasses.asdict(expected)
+    return [
+        f"{name} is {theirs[name]}, this run has {ours[name]}"
+        for name in ours
+        if name not in _FREE and theirs[name] != ours[name]
+    ]
 
 
 def _misfit(path: str, faults: list[str]) -> str:

@@ -104,8 +104,14 @@ def _vocabulary_beside(path: Any) -> pathlib.Path:
         found = model_files.local_file(str(folder), model_files.VOCABULARY_FILE)
         if found is not None:
             return found
+    published = hub.bucket_vocabulary(str(path))
+    found = model_files.local_file(*published) if published else None
+    if found is not None:
+        return found
+    other = model_files.local_file(str(path), "tokenizer.json")
+    instead = ", only tokenizer.json, which SentencePiece does not read" if other else ""
     raise FileNotFoundError(
-        f"inference: the checkpoint {path} has no {model_files.VOCABULARY_FILE}; pass --vocab=FILE (T5's is "
+        f"inference: the checkpoint {path} has no {model_files.VOCABULARY_FILE}{instead}; pass --vocab=FILE (T5's is "
         "t5/spiece.model of the benchmark folder), or copy the SentencePiece model there"
     )
 

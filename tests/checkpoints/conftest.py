@@ -13,19 +13,21 @@ import pytest
 
 
 class _Bucket(http.server.BaseHTTPRequestHandler):
-    """As much of Google Cloud Storage's JSON interface as reading needs, for the files below `folder`."""
+    """As much of Google Cloud Storage's JSON interface as reading needs, for the files below `folder`; other buckets lie in it."""
 
     folder: pathlib.Path
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
         address = urllib.parse.urlsplit(self.path)
-        name = urllib.parse.unquote(address.path.partition("/b/bucket/o")[2].removeprefix("/"))
+        bucket, _, rest = address.path.partition("/b/")[2].partition("/o")
+        root = self.folder if bucket == "bucket" else self.folder / bucket
+        name = urllib.parse.unquote(rest.removeprefix("/"))
         query = urllib.parse.parse_qs(address.query)
         if not name:
-            self._send(200, self._list(query.get("prefix", [""])[0]))
+            self._send(200, self._list(root, query))
             return
-        file = self.folder / name
+        file = root / name
         if not file.is_file():
             self._send(404, b"")
             return
@@ -42,9 +44,16 @@ class _Bucket(http.server.BaseHTTPRequestHandler):
         end = min(int(last), len(content) - 1) if first and last else len(content) - 1
         self._send(206, content[start : end + 1], f"bytes {start}-{end}/{len(content)}")
 
-    def _list(self, prefix: str) -> bytes:
-        names = (str(f.relative_to(self.folder)) for f in self.folder.rglob("*") if f.is_file())
-        items = [{"name": n, "size": "1"} for n in sorted(names) if n.startswith(prefix)]
+    def _list(self, root: pathlib.Path, query: dict[str, list[str]]) -> bytes:
+        prefix, first, end = (
+            query.get(key, [""])[0] for key in ("prefix", "startOffset", "endOffset")
+        )
+        names = (str(f.relative_to(root)) for f in root.rglob("*") if f.is_file())
+        items = [
+            {"name": n, "size": "1"}
+            for n in sorted(names)
+            if n.startswith(prefix) and first <= n and (not end or n < end)
+        ]
         return json.dumps({"items": items}).encode()
 
     def _send(self, status: int, content: bytes, part: str | None = None) -> None:
@@ -62,7 +71,7 @@ class _Bucket(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def in_bucket(tmp_path):
-    """Runs Python in a process for which `gs://bucket/` is the folder `tmp_path`; returns the lines that it printed."""
+    """Runs Python in a process for which `gs://bucket/` is the folder `tmp_path`, `gs://NAME/` one in it; returns the lines that it printed."""
     handler = type("Bucket", (_Bucket,), {"folder": tmp_path})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()

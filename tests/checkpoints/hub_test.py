@@ -5,6 +5,7 @@ import http.server
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,7 +15,8 @@ import jax
 import pytest
 
 from cotdistill_jax import checkpoints, corpus, network
-from cotdistill_jax.checkpoints import conversion, hub
+from cotdistill_jax.checkpoints import conversion, hub, initial
+from cotdistill_jax.inference import selection
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = network.T5Config(
@@ -267,7 +269,10 @@ def test_a_half_copied_folder_is_no_checkpoint(folder, tmp_path):
 
 def test_paths_and_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    # A bucket that another address stands for, as with a proxy, is not tried first.
+    monkeypatch.setenv("TENSORSTORE_GCS_HTTP_URL", "http://127.0.0.1:9")
     assert hub.local("gs://bucket/checkpoint_1") == "gs://bucket/checkpoint_1"
+    assert hub.local("t5x/flan_t5_xl") == hub.local("flan_t5_xl")
     assert hub.local("flan_t5_xl").endswith("x/flan_t5_xl/checkpoint_1138000")
     assert hub.is_hub_name("google/flan-t5-base@main") and hub.is_hub_name("t5-3b")
     for path in ("runs/a/b", "./runs/a", "/runs/a", "run", "a/checkpoint_5", "run*/a", "~/run"):
@@ -277,6 +282,42 @@ def test_paths_and_names(tmp_path, monkeypatch):
     assert not hub.is_hub_name("runs/a")  # a run that is not there
     (tmp_path / "google" / "flan-t5-base").mkdir(parents=True)
     assert hub.local("google/flan-t5-base") == "google/flan-t5-base"
+
+
+@pytest.mark.parametrize("name", ["flan_t5_xl", hub.BUCKET_NAMES["flan_t5_xl"]])
+def test_t5x_bucket_that_cannot_be_reached_is_said_at_once(name, monkeypatch):
+    for variable in hub._OTHER_WAYS:
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(hub, "_BUCKET_HOST", "127.0.0.1")  # where nothing listens at port 443
+    with pytest.raises(FileNotFoundError, match=rf"can't be reached .*--input={name} --output"):
+        conversion.open_weights(name)
+
+
+def test_pickles_are_refused_before_they_are_fetched(server, command, tmp_path):
+    handler, _ = server
+    handler.folder = shutil.copytree(handler.folder, tmp_path / "served")
+    (handler.folder / "model.safetensors").unlink()
+    without_torch = (
+        "import sys, runpy; sys.modules['torch'] = None; del sys.argv[0]; "
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    script = str(ROOT / "scripts" / "fetch_weights.py")
+    done = command("-c", without_torch, script, f"--name={REPOSITORY}")
+    assert done.returncode == 1
+    assert "pip install torch" in done.stderr.splitlines()[-1]
+    assert not any("pytorch_model.bin" in asked for asked in handler.asked)
+
+
+def test_a_folder_without_its_vocabulary_says_so(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / "spiece.model").rename(copy / "tokenizer.json")
+    (chosen,) = selection.select(str(copy))
+    with pytest.raises(FileNotFoundError, match=r"no spiece\.model, only tokenizer\.json"):
+        selection.load(chosen)
+    _, said = initial.read(str(copy), CONFIG, corpus.arith_vocabulary())
+    assert "the vocabulary was not compared" in said
+    _, said = initial.read(str(folder), CONFIG, corpus.arith_vocabulary())
+    assert "not compared" not in said
 
 
 @pytest.mark.slow

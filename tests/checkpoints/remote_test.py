@@ -95,3 +95,25 @@ main(["--checkpoint=gs://bucket/run/checkpoint_7", "--benchmarks=arith", "--prom
     assert lines[1] == "gs://bucket/run/checkpoint_7"
     results = json.loads((tmp_path / "evaluation" / "results.json").read_text())
     assert results["checkpoint"] == "gs://bucket/run/checkpoint_7"
+
+
+BY_NAME = """
+from cotdistill_jax.checkpoints import conversion
+from cotdistill_jax.inference import selection
+
+(chosen,) = selection.select("flan_t5_base")
+print(chosen.path, chosen.step, selection.load(chosen).vocabulary_file.name)
+print(conversion.open_weights("flan_t5_base").layout)
+"""
+
+
+def test_names_of_t5x_bucket_find_weights_and_vocabulary(tmp_path, params, in_bucket):
+    weights = conversion.Weights("t5x", CONFIG, params, None, 100, 1184000)
+    conversion.save(weights, str(tmp_path / "t5-data/pretrained_models/t5x/flan_t5_base"), "t5x")
+    vocabulary = tmp_path / "t5-data/vocabs/cc_all.32000/sentencepiece.model"
+    vocabulary.parent.mkdir(parents=True)
+    shutil.copy(corpus.arith_vocabulary(), vocabulary)
+    assert in_bucket(BY_NAME) == [
+        "gs://t5-data/pretrained_models/t5x/flan_t5_base/checkpoint_1184000 1184000 sentencepiece.model",
+        "t5x",
+    ]

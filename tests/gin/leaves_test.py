@@ -1,15 +1,19 @@
 """Every shipped experiment parses with the embedded runner's file, names a task that exists, and its model builds."""
 
+import dataclasses
 import pathlib
 import re
 
 import gin
 import jax
+import numpy as np
 import pytest
+import safetensors.numpy
 import seqio
 
 import tasks  # noqa: F401  (registers)
-from cotdistill_jax import checkpoints, network, partitioning
+from cotdistill_jax import checkpoints, corpus, network, partitioning
+from cotdistill_jax.checkpoints import huggingface, initial
 from cotdistill_jax.seqio_tasks import seed_batches
 from cotdistill_jax.train import gin_config, optimizers
 
@@ -28,6 +32,7 @@ PARAMETERS = {
     "flan_t5_xxl": 11_135_332_352,
     "t5_large": 737_668_096,
     "t5_3b": 2_851_598_336,
+    "t5_11b": 11_307_321_344,
 }
 
 
@@ -91,6 +96,37 @@ def test_sizes_are_the_published_ones(model, tmp_path):
         assert _num_parameters() < 20_000_000
     else:
         assert _num_parameters() == expected
+
+
+@pytest.mark.parametrize(
+    ("model", "golden"), [("flan_t5_xl", "flan_t5"), ("t5_3b", "t5_1_0"), ("t5_large", "t5_1_0")]
+)
+def test_a_size_is_the_network_of_its_generation(model, golden, tmp_path):
+    """Hugging Face's models of T5 1.1 and 1.0, tiny ones, start a run whose gin file differs from the size's in numbers alone."""
+    arrays = np.load(ROOT / "tests" / "golden" / f"{golden}.npz")
+    names = [name for name in arrays if name.startswith("weights/")]
+    weights = {name.removeprefix("weights/"): np.ascontiguousarray(arrays[name]) for name in names}
+    safetensors.numpy.save_file(weights, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(str(arrays["config"]))
+    published, params = huggingface.read(tmp_path)
+    (tmp_path / "size.gin").write_text(f"include '{LEAVES[0]}'\ninclude 'gin/models/{model}.gin'\n")
+    dimensions = {
+        "VOCAB_SIZE": published.vocab_size, "EMB_DIM": published.emb_dim, "NUM_HEADS": published.num_heads,
+        "HEAD_DIM": published.head_dim, "MLP_DIM": published.mlp_dim, "NUM_LAYERS": published.num_encoder_layers,
+    }  # fmt: skip
+    bindings = [f"{name} = {value}" for name, value in dimensions.items()]
+    gin_config.parse([str(tmp_path / "size.gin"), RUN], ["MODEL_DIR = 'x'", *bindings])
+    config = dataclasses.replace(
+        gin.get_configurable(network.T5Config)(),
+        num_decoder_layers=published.num_decoder_layers,
+        relative_buckets=published.relative_buckets,
+        relative_max_distance=published.relative_max_distance,
+    )
+    assert jax.tree.structure(
+        checkpoints.abstract_variables(config)["params"]
+    ) == jax.tree.structure(params)
+    read, _ = initial.read(str(tmp_path), config, corpus.arith_vocabulary())
+    assert jax.tree.all(jax.tree.map(np.array_equal, read, params))
 
 
 def test_a_misspelled_macro_names_the_right_one(tmp_path):
