@@ -159,3 +159,62 @@ def test_step_weights_every_target_token_alike():
     assert float(metrics["num_target_tokens"]) == 10
     assert float(metrics["num_input_tokens"]) == 16
     assert float(metrics["num_examples"]) == 2
+
+
+BASE = network.T5Config(emb_dim=768, num_heads=12, mlp_dim=2048)
+XL = network.T5Config(emb_dim=2048, num_heads=32, mlp_dim=5120)
+
+
+@pytest.mark.parametrize(
+    ("config", "parameters", "devices", "rows", "parts", "memory", "chosen"),
+    [
+        (BASE, 248e6, 8, 16, 2, 8e10, (8, 1, 1)),  # all along data where the state fits
+        (BASE, 248e6, 8, 16, 4, 8e10, (4, 1, 2)),  # 4 rows a part for 8 devices
+        (XL, 2.85e9, 8, 16, 2, 8e10, (4, 2, 1)),  # 45.6 GB of state for 80 GB
+        (XL, 2.85e9, 8, 16, 2, 16e9, (1, 8, 1)),
+        (XL, 2.85e9, 8, 16, 2, None, (8, 1, 1)),  # CPUs do not say
+        (XL, 2.85e9, 1, 16, 2, 8e10, (1, 1, 1)),
+    ],
+)
+def test_a_mesh_is_chosen_by_model_batch_and_devices(
+    config, parameters, devices, rows, parts, memory, chosen
+):
+    shape, why = partitioning.choose_shape(devices, config, int(parameters), rows, parts, memory)
+    assert shape == chosen and "GB of a device" in why
+    if shape[2] > 1:
+        assert "the model axis takes the rest: NUM_MICROBATCHES = 2 would put all of them" in why
+    if devices == 1:
+        assert "more than half, even so" in why
+    mesh = jax.sharding.AbstractMesh(shape, partitioning.MESH_AXES)
+    partitioning.check_mesh(mesh, config, rows, parts)
+
+
+def test_where_nothing_divides_the_message_says_what_would():
+    with pytest.raises(ValueError, match=r"no mesh of 7 devices .*BATCH_SIZE = 14 or 28 would"):
+        partitioning.choose_shape(7, BASE, 248_000_000, 16, 2, None)
+    mesh = jax.sharding.AbstractMesh((8, 1, 1), partitioning.MESH_AXES)
+    with pytest.raises(ValueError, match=r"MESH_SHAPE = None chooses; .* that divide: .*\(4, 1, 2\)"):
+        partitioning.check_mesh(mesh, BASE, 16, 4)
+
+
+@pytest.mark.slow
+def test_a_leaf_for_one_device_gets_a_mesh_of_eight_and_says_which():
+    script = textwrap.dedent(
+        """
+        import jax
+        from cotdistill_jax import network
+        from cotdistill_jax.train import starting
+        config = network.T5Config(vocab_size=64, emb_dim=16, num_heads=4, head_dim=8, mlp_dim=32)
+        print(dict(starting.checked_mesh(None, config, 16, 4).shape))
+        """
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
+        check=True,
+    )
+    said, mesh = done.stdout.splitlines()
+    assert said.startswith("train: MESH_SHAPE = (4, 1, 2) (data, fsdp, model) of 8 devices: ")
+    assert mesh == "{'data': 4, 'fsdp': 1, 'model': 2}"
