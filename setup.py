@@ -62,6 +62,9 @@ EXTRAS = {
     "t5x": ["cached-property>=2.0.1", "fiddle>=0.3.1", "grain>=0.2.18"],
     # Also what the command `tfds build` asks for.
     "beam": ["apache-beam>=2.77", "google-crc32c>=1.5", "mlcroissant>=1.0", "sentencepiece<0.2.3"],
+    # JAX for NVIDIA GPUs and for TPU VMs; without them it computes on CPUs.
+    "cuda": ["jax[cuda12]>=0.10.2,<0.11"],
+    "tpu": ["jax[tpu]>=0.10.2,<0.11"],
     "parity": ["torch>=2.6"],
     "wandb": ["wandb>=0.19"],
 }

@@ -49,6 +49,9 @@ _LEAF = flags.DEFINE_string("leaf", None, "Experiment leaf; default: seed_SIZE."
 _BINDINGS = flags.DEFINE_multi_string(
     "gin", [], "Extra gin binding of the training run: NAME=VALUE."
 )
+_ALLOW_CPU = flags.DEFINE_bool(
+    "allow_cpu", False, "Train a size above tiny where JAX sees no accelerator: months."
+)
 _BENCHMARKS = flags.DEFINE_list(
     "benchmarks", [*MATHS, "bbh"], "What is evaluated; with :<split> for another split than test."
 )
@@ -72,6 +75,7 @@ def main(argv: list[str]) -> None:
     said = _DATA_DIR.value or os.environ.get("COTDISTILL_DATA_DIR", "data")
     data = pathlib.Path(files.expand_home(said)).absolute()
     run, weights = output / "run", _WEIGHTS.value or SIZES[size]
+    _check_devices()
     files.refuse_pattern(os.fspath(run), "reproduce_paper", "run folder", "Orbax")
     os.environ["COTDISTILL_DATA_DIR"] = os.fspath(data)
     os.environ["COTDISTILL_TFDS_DIR"] = os.fspath(output / "corpora")
@@ -116,6 +120,22 @@ def main(argv: list[str]) -> None:
     )
     print_table({name: inference.read_results(folder) for name, folder in folders.items()})
     print(f"\nArtefacts: {output}/report.html, run, evaluation (predictions, results.json)")
+
+
+def _check_devices() -> None:
+    """Says what JAX computes on; refuses a real size on CPUs, which JAX falls back to in silence."""
+    ask = (
+        "import jax; print(len(jax.devices()), jax.default_backend(), jax.devices()[0].device_kind)"
+    )
+    # In a process of its own, which gives the memory of an accelerator back.
+    asked = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
+    number, backend, kind = asked.stdout.split(maxsplit=2)
+    print(f"== devices: {number} x {kind.strip()} ({backend})")
+    if backend == "cpu" and _SIZE.value != "tiny" and not _ALLOW_CPU.value:
+        raise ValueError(
+            f"reproduce_paper: JAX sees no accelerator, and --size={_SIZE.value} takes months without one. On a machine with NVIDIA GPUs, "
+            '`pip install "jax[cuda12]"` into .venv; on TPU VMs "jax[tpu]"; --allow_cpu goes on all the same'
+        )
 
 
 def _evaluate(title: str, checkpoint: str, folder: pathlib.Path) -> None:

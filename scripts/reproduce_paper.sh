@@ -4,5 +4,7 @@
 # The folder processed_data is what the original's README links to; its layout is in ours. Run again, it goes on.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-source scripts/environment.sh ""  # an empty extra: without it, bash would pass on this script's own arguments
+extra=""
+if nvidia-smi -L > /dev/null 2>&1; then extra=cuda; fi
+source scripts/environment.sh "$extra"
 exec python scripts/reproduce_paper.py "$@"

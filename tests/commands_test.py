@@ -122,6 +122,7 @@ MISTAKES: dict[str, list[tuple[list[str], str]]] = {
     "scripts/reproduce_paper.py": [
         (["--size=tiny", "--release=no/folder"], "no/folder"),
         (["--size=huge", "--release=no/folder"], "--size"),
+        (["--size=base", "--release=."], "no accelerator"),
         (["--size=tiny"], "--release"),
     ],
     "scripts/serve_synthetic_teacher.py": [

@@ -193,7 +193,9 @@ def test_where_nothing_divides_the_message_says_what_would():
     with pytest.raises(ValueError, match=r"no mesh of 7 devices .*BATCH_SIZE = 14 or 28 would"):
         partitioning.choose_shape(7, BASE, 248_000_000, 16, 2, None)
     mesh = jax.sharding.AbstractMesh((8, 1, 1), partitioning.MESH_AXES)
-    with pytest.raises(ValueError, match=r"MESH_SHAPE = None chooses; .* that divide: .*\(4, 1, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"MESH_SHAPE = None chooses; .* that divide: .*\(4, 1, 2\)"
+    ):
         partitioning.check_mesh(mesh, BASE, 16, 4)
 
 
