@@ -8,8 +8,11 @@ import importlib
 import linecache
 import os
 import pathlib
+import shlex
+import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -71,6 +74,22 @@ def run(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> None:
         if not is_mistake(error):
             raise
         sys.exit(in_one_line(error))
+
+
+def stage(title: str, *arguments: str, folder: pathlib.Path) -> None:
+    """Prints and runs `python ARGUMENTS` in a folder, and its time; ends the program with its exit status where that is not 0.
+
+    Args:
+        title: of this stage of a longer job.
+        *arguments: of the interpreter.
+        folder: where it runs.
+    """
+    print(f"\n== {title}\n$ python {shlex.join(arguments)}", flush=True)
+    start = time.monotonic()
+    finished = subprocess.run([sys.executable, *arguments], cwd=folder, check=False)
+    if finished.returncode:
+        sys.exit(finished.returncode)
+    print(f"({time.monotonic() - start:.0f} s)", flush=True)
 
 
 def is_mistake(error: Exception) -> bool:

@@ -8,6 +8,7 @@ bash scripts/quickstart.sh        (makes the environment first, then runs this f
 Every stage is a public command, printed before it runs; running this file again continues where it was interrupted.
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -28,6 +29,7 @@ _BINDINGS = flags.DEFINE_multi_string(
 )
 
 ROOT = pathlib.Path(__file__).parents[1]
+_stage = functools.partial(command.stage, folder=ROOT)
 PROMPTS = {
     "zero_shot_cot": "zero-shot CoT",
     "cot_4_cases": "in-context CoT",
@@ -50,18 +52,18 @@ def main(argv: list[str]) -> None:
     os.environ["COTDISTILL_TFDS_DIR"] = os.fspath(corpora)
 
     _decode(output)
-    _command(
+    _stage(
         "2 of 6: alignment of its tokens to the student's",
         *("scripts/align_teacher.py", f"--records={output / 'records'}", "--workers=2"),
         f"--vocab={corpus.arith_vocabulary()}",
         f"--output_dir={output / 'aligned'}",
     )
-    _command(
+    _stage(
         "3 of 6: the corpus, right answers alone",
         *("scripts/build_corpus.py", "--corpus=arith", f"--aligned_dir={output / 'aligned'}"),
         f"--tfds_data_dir={corpora}",
     )
-    _command(
+    _stage(
         "4 of 6: training",
         *("-m", "cotdistill_jax.train"),
         "--gin_file=gin/experiments/arith_quickstart.gin",
@@ -70,7 +72,7 @@ def main(argv: list[str]) -> None:
         *(f"--gin.{binding}" for binding in _BINDINGS.value),
     )
     steps_done = checkpoints.list_steps(run)
-    _command(
+    _stage(
         "5 of 6: evaluation before and after training",
         *("-m", "cotdistill_jax.inference"),
         f"--checkpoint={run}",
@@ -81,7 +83,7 @@ def main(argv: list[str]) -> None:
         "--batch_size=200",
         f"--output_dir={evaluation}",
     )
-    _command(
+    _stage(
         "6 of 6: the report",
         *("-m", "cotdistill_jax.report"),
         f"--run={output}",
@@ -106,7 +108,7 @@ def _decode(output: pathlib.Path) -> None:
                 if server.poll() is not None:
                     sys.exit(f"quickstart: the endpoint ended with status {server.returncode}")
                 time.sleep(0.1)
-            _command(
+            _stage(
                 "1 of 6: the teacher, asked over HTTP",
                 *("scripts/decode_teacher.py", f"--base_url={json.loads(address.read_text())}"),
                 *("--model=synthetic", "--benchmark=arith", "--split=train"),
@@ -115,16 +117,6 @@ def _decode(output: pathlib.Path) -> None:
             )
         finally:
             server.terminate()
-
-
-def _command(title: str, *arguments: str) -> None:
-    """Runs `python ARGUMENTS` in the checkout, or ends the program with its exit status."""
-    print(f"\n== {title}\n$ python {shlex.join(arguments)}", flush=True)
-    start = time.monotonic()
-    finished = subprocess.run([sys.executable, *arguments], cwd=ROOT, check=False)
-    if finished.returncode:
-        sys.exit(finished.returncode)
-    print(f"({time.monotonic() - start:.0f} s)", flush=True)
 
 
 def _print_table(evaluation: pathlib.Path, output: pathlib.Path, seconds: float) -> None:

@@ -5,12 +5,11 @@ bash scripts/reproduce_paper.sh --size=xl --release=processed_data       (makes 
 Every stage is a public command, printed before it runs; running this file again continues where it was interrupted.
 """
 
+import functools
 import os
 import pathlib
-import shlex
 import subprocess
 import sys
-import time
 
 from absl import app, flags
 
@@ -60,6 +59,7 @@ _EVALUATION = flags.DEFINE_multi_string(
     "evaluation", [], "Extra flag of the evaluation: NAME=VALUE, such as dtype=bfloat16."
 )
 ROOT = pathlib.Path(__file__).parents[1]
+_stage = functools.partial(command.stage, folder=ROOT)
 _TINY = ("num_examples=2", "max_new_tokens=8")
 
 
@@ -81,15 +81,15 @@ def main(argv: list[str]) -> None:
     os.environ["COTDISTILL_TFDS_DIR"] = os.fspath(output / "corpora")
 
     if not (data / "bbh").is_dir():
-        _command("1 of 7: benchmarks", "scripts/download_benchmarks.py", f"--data_dir={data}")
+        _stage("1 of 7: benchmarks", "scripts/download_benchmarks.py", f"--data_dir={data}")
     else:
         print(f"== 1 of 7: benchmarks: {data} is there")
-    _command(
+    _stage(
         "2 of 7: the release, imported",
         *("scripts/import_seed_data.py", f"--processed_data={release}"),
         f"--output_dir={output / 'seed'}",
     )
-    _command(
+    _stage(
         "3 of 7: the corpus",
         *("scripts/build_corpus.py", "--corpus=seed"),
         f"--formatted_dir={output / 'seed' / 'formatted'}",
@@ -98,8 +98,8 @@ def main(argv: list[str]) -> None:
         print("\n== 4 of 7: weights: drawn, as no published model is so small")
     else:
         source = "source_dir" if os.path.isdir(weights) else "name"
-        _command("4 of 7: weights", "scripts/fetch_weights.py", f"--{source}={weights}")
-    _command(
+        _stage("4 of 7: weights", "scripts/fetch_weights.py", f"--{source}={weights}")
+    _stage(
         "5 of 7: training, with the original's schedule",
         *("-m", "cotdistill_jax.train"),
         f"--gin_file=gin/experiments/{_LEAF.value or f'seed_{size}'}.gin",
@@ -113,7 +113,7 @@ def main(argv: list[str]) -> None:
         folders["before"] = output / "evaluation_before"
         _evaluate("6 of 7: evaluation of the weights", weights, folders["before"])
     _evaluate("6 of 7: evaluation", os.fspath(run), folders["after"])
-    _command(
+    _stage(
         "7 of 7: the report",
         *("-m", "cotdistill_jax.report", f"--run={output}"),
         f"--output={output / 'report.html'}",
@@ -146,23 +146,13 @@ def _evaluate(title: str, checkpoint: str, folder: pathlib.Path) -> None:
     for benchmarks, prompts in ((maths, MATHS_PROMPTS), (general, BBH_PROMPTS)):
         if not benchmarks:
             continue
-        _command(
+        _stage(
             f"{title}: {', '.join(benchmarks)}",
             *("-m", "cotdistill_jax.inference", f"--checkpoint={checkpoint}"),
             *(f"--benchmarks={','.join(benchmarks)}", f"--prompt={','.join(prompts)}"),
             *(f"--{flag}" for flag in extra),
             f"--output_dir={folder}",
         )
-
-
-def _command(title: str, *arguments: str) -> None:
-    """Runs `python ARGUMENTS` in the checkout, or ends the program with its exit status."""
-    print(f"\n== {title}\n$ python {shlex.join(arguments)}", flush=True)
-    start = time.monotonic()
-    finished = subprocess.run([sys.executable, *arguments], cwd=ROOT, check=False)
-    if finished.returncode:
-        sys.exit(finished.returncode)
-    print(f"({time.monotonic() - start:.0f} s)", flush=True)
 
 
 def print_table(results: dict[str, list[inference.Result]]) -> None:

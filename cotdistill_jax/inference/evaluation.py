@@ -29,9 +29,8 @@ if TYPE_CHECKING:
     from cotdistill_jax import checkpoints, decoding
     from cotdistill_jax.inference.generation import Generator
 
-MAX_INPUT_TOKENS = (
-    2560  # the complex prompt and the longest question of GSM8K's test set have 2,382
-)
+# The complex prompt and the longest question of GSM8K's test set have 2,382.
+MAX_INPUT_TOKENS = 2560
 MAX_NEW_TOKENS = 256
 PREDICTIONS_FOLDER = "predictions"
 _BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
