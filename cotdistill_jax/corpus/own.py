@@ -14,13 +14,12 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
 
 from cotdistill_jax import benchmarks, files, formats
-from cotdistill_jax.alignment import corpus_records
 from cotdistill_jax.alignment.corpus_records import CorpusRecord
 from cotdistill_jax.benchmarks import Question, normalise_question
 from cotdistill_jax.corpus import schema, taught, vocabularies
@@ -34,65 +33,38 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _TESTS = (*benchmarks.MATHS, "arith")
 
 
-class OwnCorpus(tfds.core.GeneratorBasedBuilder):
+class OwnCorpus(taught.TaughtCorpus):
     """Builder of a dataset that its user names; made by `builder`."""
 
-    VERSION = tfds.core.Version(schema.VERSION)
-    # The class itself is no dataset.
-    name = "own_corpus"
+    REMEDY = "Look at the labels (align_teacher --label_rule), or hold out fewer questions"
 
     def __init__(
         self,
         *,
-        aligned_dir: str | os.PathLike[str],
         vocabulary_file: str | os.PathLike[str],
         extra_ids: int,
         held_out_share: float,
         held_out_ids: Collection[str],
         benchmark_dir: str | os.PathLike[str] | None,
-        allow_one_hot_share: float | None,
         **kwargs: Any,
     ) -> None:
         """Makes a builder; see `builder` for the arguments."""
-        self._aligned_dir = aligned_dir
         self._vocabulary_file = vocabulary_file
         self._extra_ids = extra_ids
         self._held_out_share = held_out_share
         self._held_out_ids = frozenset(held_out_ids)
-        self._benchmark_dir = benchmark_dir
-        self._allow_one_hot_share = allow_one_hot_share
+        self._leaks = benchmark_questions(benchmark_dir)
         super().__init__(**kwargs)
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Questions and the aligned samples of a teacher.",
-            features=schema.features(schema.TOP_K),
-            metadata=schema.metadata(kind=_KIND, extra_ids=self._extra_ids),
-        )
+    def _vocabulary(self) -> str | os.PathLike[str]:
+        return self._vocabulary_file
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[schema.Example]]:
-        config = taught.check(self._aligned_dir, self._allow_one_hot_share)
-        self._leaks = benchmark_questions(self._benchmark_dir)
-        self.info.metadata.update(
-            vocabulary_sha256=config["vocabulary_sha256"],
-            alignment_method=config["method"],
-            top_k=config["top_k"],
-            leakage_checked_against=sorted(set(self._leaks.values())),
-        )
-        self._counts: dict[str, schema.Counts] = {}
-        splits = SPLITS if self._held_out_share or self._held_out_ids else SPLITS[:1]
-        return {split: self._generate_examples(split) for split in splits}
+    def _splits(self) -> Sequence[str]:
+        return SPLITS if self._held_out_share or self._held_out_ids else SPLITS[:1]
 
-    def _generate_examples(self, split: str) -> Iterator[schema.Example]:
-        counts = self._counts[split] = schema.Counts()
-        for row in self._train(counts) if split == "train" else self._validation(counts):
-            counts.taken += 1
-            yield schema.key(row), row
-        schema.write_counts(self.info, self._counts)
-
-    def _records(self) -> Iterator[CorpusRecord]:
-        return corpus_records.read_corpus(self._aligned_dir, self._vocabulary_file)
+    def _metadata(self) -> dict[str, Any]:
+        checked = sorted(set(self._leaks.values()))
+        return {"kind": _KIND, "extra_ids": self._extra_ids, "leakage_checked_against": checked}
 
     def _is_held_out(self, record: CorpusRecord) -> bool:
         if record.question_id in self._held_out_ids:
@@ -100,17 +72,16 @@ class OwnCorpus(tfds.core.GeneratorBasedBuilder):
         digest = hashlib.sha256(normalise_question(record.question).encode()).digest()
         return int.from_bytes(digest[:8], "big") < self._held_out_share * 2**64
 
-    def _train(self, counts: schema.Counts) -> Iterator[dict[str, Any]]:
+    def _reason(self) -> taught.Reason:
         def reason(record: CorpusRecord) -> str | None:
             leak = self._leaks.get(normalise_question(record.question))
             if leak is not None:
                 return f"in_test_set_of_{leak}"
             return "held_out" if self._is_held_out(record) else None
 
-        remedy = "Look at the labels (align_teacher --label_rule), or hold out fewer questions"
-        yield from taught.rows(self._records(), reason, counts, remedy)
+        return reason
 
-    def _validation(self, counts: schema.Counts) -> Iterator[dict[str, Any]]:
+    def _held_out(self, split: str, counts: schema.Counts) -> Iterator[dict[str, Any]]:
         processor = files.open_vocabulary(self._vocabulary_file, "corpus")
         seen: set[str] = set()
         for records in taught.questions_in_order(self._records()):

@@ -1,12 +1,17 @@
-"""From the aligned records of any teacher to the training rows of a corpus: checks, labels, what is left out and why."""
+"""The builder of every corpus that is made of a teacher's aligned records: checks, labels, what is left out and why.
+
+Its configurations say which questions are trained on and what is held out: `gsm8k_teacher`, and those of one's own (`own`). `arith` takes its rows
+where its teacher was decoded.
+"""
 
 import itertools
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
+import tensorflow_datasets as tfds
 
 from cotdistill_jax import files
 from cotdistill_jax.alignment import corpus_records, pipeline, quality
@@ -82,6 +87,86 @@ def rows(
             f"corpus: none of {counts.dropped.total():,} samples can be trained on ({dropped or 'there is none'}); the first one's question is "
             f"{first_id!r}. {remedy}"
         )
+
+
+class TaughtCorpus(tfds.core.GeneratorBasedBuilder):
+    """A corpus of aligned records; abstract."""
+
+    VERSION = tfds.core.Version(schema.VERSION)
+    REMEDY: ClassVar[str]
+    """What to do where no sample can be trained on."""
+
+    def __init__(
+        self,
+        *,
+        aligned_dir: str | os.PathLike[str],
+        allow_one_hot_share: float | None,
+        **kwargs: Any,
+    ) -> None:
+        """Makes a builder.
+
+        Args:
+            aligned_dir: See `check`.
+            allow_one_hot_share: See `check`.
+            **kwargs: Those of every TFDS builder, such as `data_dir`.
+        """
+        self._aligned_dir = aligned_dir
+        self._allow_one_hot_share = allow_one_hot_share
+        super().__init__(**kwargs)
+
+    def _vocabulary(self) -> str | os.PathLike[str]:
+        """Returns the SentencePiece model that the records must be aligned to."""
+        raise NotImplementedError
+
+    def _splits(self) -> Sequence[str]:
+        """Returns the splits, `train` among them."""
+        return schema.SPLITS
+
+    def _reason(self) -> Reason:
+        """Returns what says why a question is not trained on."""
+        raise NotImplementedError
+
+    def _held_out(self, split: str, counts: schema.Counts) -> Iterator[dict[str, Any]]:
+        """Yields the rows of another split than `train`, without a teacher's."""
+        raise NotImplementedError
+
+    def _records(self) -> Iterator[CorpusRecord]:
+        return corpus_records.read_corpus(self._aligned_dir, self._vocabulary())
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Questions and the aligned right samples of a teacher.",
+            features=schema.features(schema.TOP_K),
+            metadata=schema.metadata(**self._metadata()),
+        )
+
+    def _metadata(self) -> dict[str, Any]:
+        """Returns further metadata of a configuration."""
+        return {}
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[schema.Example]]:
+        config = check(self._aligned_dir, self._allow_one_hot_share)
+        self.info.metadata.update(
+            vocabulary_sha256=config["vocabulary_sha256"],
+            alignment_method=config["method"],
+            top_k=config["top_k"],
+        )
+        corpus_records.check_vocabulary(self._aligned_dir, self._vocabulary())
+        self._counts: dict[str, schema.Counts] = {}
+        return {split: self._generate_examples(split) for split in self._splits()}
+
+    def _generate_examples(self, split: str) -> Iterator[schema.Example]:
+        counts = self._counts[split] = schema.Counts()
+        made = (
+            rows(self._records(), self._reason(), counts, self.REMEDY)
+            if split == "train"
+            else self._held_out(split, counts)
+        )
+        for row in made:
+            counts.taken += 1
+            yield schema.key(row), row
+        schema.write_counts(self.info, self._counts)
 
 
 def questions_in_order(records: Iterable[CorpusRecord]) -> Iterator[list[CorpusRecord]]:
