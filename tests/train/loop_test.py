@@ -180,6 +180,20 @@ def test_sigterms_save_one_checkpoint_and_the_same_command_continues(tmp_path, r
     jax.tree.map(np.testing.assert_array_equal, _params(run), _params(whole))
 
 
+@pytest.mark.slow
+def test_a_run_gets_a_mesh_of_eight_devices_and_says_which(tmp_path, runner):
+    run = tmp_path / "run"
+    environment = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    macros = {"BATCH_SIZE": 16, "NUM_MICROBATCHES": 4, "TRAIN_STEPS": 1, "WARMUP_STEPS": 0}
+    pid = runner.start_toy(run, environment=environment, schedule="constant", **macros)
+    said = runner.finish(pid, run)
+    assert "train: MESH_SHAPE = (4, 1, 2) (data, fsdp, model) of 8 devices: " in said
+    assert "NUM_MICROBATCHES = 2 would put all of them along data or fsdp" in said
+    topology = json.loads((run / "manifest.json").read_text())["topology"]
+    assert topology["mesh"] == {"data": 4, "fsdp": 1, "model": 2}
+    assert checkpoints.list_steps(run) == [1]
+
+
 def _last_step(run):
     lines = metrics_file.read_metrics(run)
     return lines[-1]["step"] if lines else 0

@@ -1,7 +1,9 @@
 """The compiled step on 8 simulated devices equals the one on a single device."""
 
+import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -199,24 +201,19 @@ def test_where_nothing_divides_the_message_says_what_would():
         partitioning.check_mesh(mesh, BASE, 16, 4)
 
 
-@pytest.mark.slow
-def test_a_leaf_for_one_device_gets_a_mesh_of_eight_and_says_which():
-    script = textwrap.dedent(
-        """
-        import jax
-        from cotdistill_jax import network
-        from cotdistill_jax.train import starting
-        config = network.T5Config(vocab_size=64, emb_dim=16, num_heads=4, head_dim=8, mlp_dim=32)
-        print(dict(starting.checked_mesh(None, config, 16, 4).shape))
-        """
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
-        check=True,
-    )
-    said, mesh = done.stdout.splitlines()
-    assert said.startswith("train: MESH_SHAPE = (4, 1, 2) (data, fsdp, model) of 8 devices: ")
-    assert mesh == "{'data': 4, 'fsdp': 1, 'model': 2}"
+@pytest.mark.parametrize("devices", [1, 3, 8, 16])
+def test_every_chosen_mesh_divides_and_every_remedy_puts_all_devices_along_rows(devices):
+    outcomes = set()
+    for rows, parts in itertools.product((1, 2, 12, 16, 20, 100), (1, 2, 3, 4, 16)):
+        try:
+            shape, said = partitioning.choose_shape(devices, XL, 2_850_000_000, rows, parts, 8e10)
+            mesh = jax.sharding.AbstractMesh(shape, partitioning.MESH_AXES)
+            partitioning.check_mesh(mesh, XL, rows, parts)
+        except ValueError as error:
+            said, shape = str(error), (0, 0, 0)
+        remedy = re.search(r"(NUM_MICROBATCHES|BATCH_SIZE) = ([\d or]+) would", said)
+        outcomes.add((bool(remedy), shape[2] > 0))
+        for number in map(int, remedy[2].split(" or ") if remedy else []):
+            better = (number, parts) if remedy[1] == "BATCH_SIZE" else (rows, number)
+            assert (devices, 1, 1) in partitioning.fitting_shapes(devices, XL, *better), said
+    assert {(True, False), (False, True)} <= outcomes
