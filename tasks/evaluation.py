@@ -7,7 +7,8 @@ Their splits are those of `benchmarks.load` (`test`; of gsm8k also `dev`, of mul
     python -m t5x.eval --gin_search_paths=. --gin_file=LEAF --gin_file=gin/t5x/eval.gin --gin.MODEL_DIR="'RUN'" \\
       --gin.EVAL_MIXTURE_OR_TASK_NAME="'maths_zero_shot_cot_eval_v1'" --gin.EVAL_SPLIT="'test'" --gin.EVAL_NUM_EXAMPLES=None
 
-Nothing is cut: an input that is longer than EVAL_FEATURE_LENGTHS stops the evaluation.
+Nothing is cut: an input that is longer than EVAL_FEATURE_LENGTHS stops the evaluation. Every
+batch is padded to them, so that long prompts want a smaller EVAL_BATCH_SIZE or an ATTENTION_BLOCK.
 """
 
 import functools
