@@ -37,7 +37,10 @@ _VOCAB = flags.DEFINE_string(
     "vocab", None, "Your own: the SentencePiece model it was aligned to; default: T5's."
 )
 _EXTRA_IDS = flags.DEFINE_integer(
-    "extra_ids", None, "Your own: sentinel ids above its pieces; default: 100 for T5's, else 0."
+    "extra_ids",
+    None,
+    "Your own: sentinel ids above its pieces; default: 100 for T5's, else 0.",
+    lower_bound=0,
 )
 _HELD_OUT_SHARE = flags.DEFINE_float(
     "held_out_share",
@@ -80,7 +83,9 @@ def _build(builder: "tfds.core.DatasetBuilder") -> None:  # noqa: F821
     seconds = time.monotonic() - start
     if _CORPUS.value not in _SHIPPED:
         _finish_own(builder)
-    print(f"{builder.data_path}: {'was already built' if built else f'built in {seconds:.0f} s'}")
+    print(
+        f"{builder.data_path}: {'was already built, and stays as it is' if built else f'built in {seconds:.0f} s'}"
+    )
     for split, counts in builder.info.metadata["counts"].items():
         dropped = "".join(f", {reason} {number:,}" for reason, number in counts["dropped"].items())
         print(f"  {split}: {counts['in']:,} in, {counts['out']:,} out{dropped}")
@@ -145,7 +150,7 @@ def _finish_own(builder: "tfds.core.DatasetBuilder") -> None:  # noqa: F821
         )
     )
     print(
-        f"tasks and mixtures, where COTDISTILL_TFDS_DIR is {pathlib.Path(builder.data_path).parents[1]}: {_CORPUS.value}_all_v1, "
+        f"tasks and mixtures, where COTDISTILL_TFDS_DIR is {pathlib.Path(builder.data_path).absolute().parents[1]}: {_CORPUS.value}_all_v1, "
         f"{_CORPUS.value}_zero_shot_cot_v1, ..."
     )
 

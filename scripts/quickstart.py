@@ -13,10 +13,10 @@ import json
 import os
 import pathlib
 import shlex
+import signal
 import subprocess
 import sys
 import time
-import urllib.parse
 
 from absl import app, flags
 
@@ -45,6 +45,7 @@ BEFORE_AT_MOST = 5.0
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the endpoint ends too
     start = time.monotonic()
     output = pathlib.Path(_OUTPUT.value).absolute()
     corpora, run, evaluation = output / "corpora", output / "run", output / "evaluation"
@@ -96,11 +97,8 @@ def _decode(output: pathlib.Path) -> None:
     """Decodes the teacher: starts its endpoint, asks the training problems, ends it."""
     output.mkdir(parents=True, exist_ok=True)
     address = output / "endpoint.json"
-    port = 0  # a free one; an interrupted decoding goes on under the same address
-    if address.exists():
-        port = urllib.parse.urlsplit(json.loads(address.read_text())).port or 0
-        address.unlink()
-    serve = ["scripts/serve_synthetic_teacher.py", f"--port={port}", f"--port_file={address}"]
+    address.unlink(missing_ok=True)
+    serve = ["scripts/serve_synthetic_teacher.py", "--port=0", f"--port_file={address}"]
     print(f"$ python {shlex.join(serve)} &", flush=True)
     with subprocess.Popen([sys.executable, *serve], cwd=ROOT) as server:
         try:

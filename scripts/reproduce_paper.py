@@ -15,6 +15,7 @@ from absl import app, flags
 
 from cotdistill_jax import command, files, inference
 from cotdistill_jax.report import references
+from cotdistill_jax.teacher import shards
 
 SIZES = {
     "tiny": None,
@@ -75,12 +76,14 @@ def main(argv: list[str]) -> None:
     said = _DATA_DIR.value or os.environ.get("COTDISTILL_DATA_DIR", "data")
     data = pathlib.Path(files.expand_home(said)).absolute()
     run, weights = output / "run", _WEIGHTS.value or SIZES[size]
+    if weights is not None and os.path.isdir(weights):
+        weights = os.path.abspath(weights)
     _check_devices()
     files.refuse_pattern(os.fspath(run), "reproduce_paper", "run folder", "Orbax")
     os.environ["COTDISTILL_DATA_DIR"] = os.fspath(data)
     os.environ["COTDISTILL_TFDS_DIR"] = os.fspath(output / "corpora")
 
-    if not (data / "bbh").is_dir():
+    if not (data / shards.MANIFEST_NAME).exists():  # written when all files are there
         _stage("1 of 7: benchmarks", "scripts/download_benchmarks.py", f"--data_dir={data}")
     else:
         print(f"== 1 of 7: benchmarks: {data} is there")

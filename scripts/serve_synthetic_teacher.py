@@ -20,7 +20,9 @@ from cotdistill_jax import benchmarks, command, files
 from cotdistill_jax.benchmarks import Question
 from cotdistill_jax.teacher import records, synthetic, synthetic_server
 
-_PORT = flags.DEFINE_integer("port", 8008, "Port on 127.0.0.1; 0 takes a free one.", lower_bound=0)
+_PORT = flags.DEFINE_integer(
+    "port", 8008, "Port on 127.0.0.1; 0 takes a free one.", lower_bound=0, upper_bound=65535
+)
 _PORT_FILE = flags.DEFINE_string("port_file", None, "Also write the base URL to this file.")
 _QUESTIONS = flags.DEFINE_string(
     "questions", None, "Further questions: JSON Lines with id, question, gold and rationale."
@@ -69,7 +71,12 @@ def main(argv: list[str]) -> None:
         asked = told[question]
         return teacher.answer(asked.id, asked.question, asked.rationale, asked.gold, sample_id)
 
-    server = synthetic_server.SyntheticEndpoint(answer, _PORT.value, _RATE_LIMIT.value)
+    try:
+        server = synthetic_server.SyntheticEndpoint(answer, _PORT.value, _RATE_LIMIT.value)
+    except OSError as error:
+        raise OSError(
+            f"serve: port {_PORT.value}: {error.strerror}. Choose another --port, or 0 for a free one"
+        ) from error
     if _PORT_FILE.value is not None:
         pathlib.Path(_PORT_FILE.value).write_text(json.dumps(server.url), encoding="utf-8")
     print(

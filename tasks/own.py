@@ -1,10 +1,11 @@
-"""Tasks of the corpora of one's own that lie in `$COTDISTILL_TFDS_DIR` when this is imported (`corpus.own`)."""
+"""Tasks of the corpora of one's own (`corpus.own`) that lie in `$COTDISTILL_TFDS_DIR` when this is imported; TFDS's own folder where that is not set."""
 
 import functools
 import os
 import pathlib
 
 import seqio
+import tensorflow_datasets as tfds
 
 from cotdistill_jax import corpus, seqio_tasks
 from cotdistill_jax.corpus import own
@@ -32,7 +33,9 @@ FAMILIES = tuple(
         pool=functools.cache(found.pool),
         splits=found.splits,
     )
-    for found in own.find(os.path.expanduser(os.environ.get(DATA_DIR_VARIABLE, "")) or None)
+    for found in own.find(
+        os.path.expanduser(os.environ.get(DATA_DIR_VARIABLE) or str(tfds.core.constants.DATA_DIR))
+    )
 )
 for _family in FAMILIES:
     _family.add_tasks()

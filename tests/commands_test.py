@@ -41,6 +41,7 @@ MISTAKES: dict[str, list[tuple[list[str], str]]] = {
     "scripts/build_corpus.py": [
         (["--corpus=gsm8k_gold", "--tfds_data_dir=out"], "COTDISTILL_DATA_DIR"),
         (["--corpus=gsm9k"], "--aligned_dir"),
+        (["--corpus=mine", "--aligned_dir=out", "--extra_ids=-1"], "--extra_ids"),
         (["--corpus=gsm8k_teacher", "--tfds_data_dir=out"], "aligned_dir"),
     ],
     "scripts/convert_checkpoint.py": [
@@ -128,6 +129,7 @@ MISTAKES: dict[str, list[tuple[list[str], str]]] = {
     "scripts/serve_synthetic_teacher.py": [
         (["--questions=no.jsonl"], "no.jsonl"),
         (["--port=x"], "--port"),
+        (["--port=99999"], "--port"),
         (["--error_rate=2"], "--error_rate"),
     ],
     "scripts/select_checkpoint.py": [

@@ -4,7 +4,6 @@ Its configurations say which questions are trained on and what is held out: `gsm
 where its teacher was decoded.
 """
 
-import itertools
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -167,9 +166,3 @@ class TaughtCorpus(tfds.core.GeneratorBasedBuilder):
             counts.taken += 1
             yield schema.key(row), row
         schema.write_counts(self.info, self._counts)
-
-
-def questions_in_order(records: Iterable[CorpusRecord]) -> Iterator[list[CorpusRecord]]:
-    """Yields the records of each question, where those of a question follow each other."""
-    for _, group in itertools.groupby(records, key=lambda record: record.question_id):
-        yield list(group)

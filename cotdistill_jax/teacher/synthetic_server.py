@@ -15,7 +15,7 @@ import math
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from cotdistill_jax.teacher.records import TeacherRecord
@@ -122,7 +122,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._send(200, _response(self.server, asked, is_chat))
         except UnknownQuestionError as error:
             self._refuse(404, str(error))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             self._refuse(400, f"not a request that is understood here: {error!r}")
 
     def _refuse(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
@@ -194,12 +194,23 @@ def _cut(tokens: tuple[str, ...], limit: int, stops: list[str]) -> tuple[int, st
     return kept, "stop"
 
 
+def _shown(
+    token: str, row: Iterable[tuple[str, float]], candidates: int
+) -> list[tuple[str, float]]:
+    """Returns a row's first candidates and their log-probabilities, and the sampled token's wherever it stands, as OpenAI does."""
+    return [
+        (other, math.log(prob))
+        for place, (other, prob) in enumerate(row)
+        if prob > 0 and (place < candidates or other == token)
+    ]
+
+
 def _completion_choice(
     text: str, tokens: tuple[str, ...], rows: Any, candidates: int
 ) -> dict[str, Any]:
     if not candidates:
         return {"text": text, "logprobs": None}
-    top = [{token: math.log(prob) for token, prob in row[:candidates] if prob > 0} for row in rows]
+    top = [dict(_shown(*pair, candidates)) for pair in zip(tokens, rows, strict=True)]
     return {
         "text": text,
         "logprobs": {
@@ -217,9 +228,8 @@ def _chat_choice(text: str, tokens: tuple[str, ...], rows: Any, candidates: int)
     content = []
     for token, row in zip(tokens, rows, strict=True):
         top = [
-            {"token": other, "logprob": math.log(prob), "bytes": list(other.encode())}
-            for other, prob in row[:candidates]
-            if prob > 0
+            {"token": other, "logprob": logprob, "bytes": list(other.encode())}
+            for other, logprob in _shown(token, row, candidates)
         ]
         own = next(entry for entry in top if entry["token"] == token)
         content.append({**own, "top_logprobs": top})

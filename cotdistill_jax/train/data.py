@@ -83,7 +83,8 @@ def check_registered(name: str) -> None:
         )
     raise ValueError(
         f"unknown task or mixture {name!r}; expected one of {', '.join(close)} "
-        '(all: python -c "import tasks, seqio; print(seqio.MixtureRegistry.names(), seqio.TaskRegistry.names())")'
+        '(all: python -c "import tasks, seqio; print(seqio.MixtureRegistry.names(), seqio.TaskRegistry.names())"). '
+        f"Corpora of your own are looked for in COTDISTILL_TFDS_DIR, {os.environ.get('COTDISTILL_TFDS_DIR') or 'which is not set'}"
     )
 
 

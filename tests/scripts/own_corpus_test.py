@@ -5,12 +5,14 @@ import os
 import pathlib
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 
 import pytest
 
 from cotdistill_jax import benchmarks, corpus, teacher
+from cotdistill_jax.teacher import synthetic, synthetic_server
 
 ROOT = pathlib.Path(__file__).parents[2]
 VOCAB = f"--vocab={corpus.arith_vocabulary()}"
@@ -119,6 +121,42 @@ def test_the_endpoint_answers_as_openai_s_do(url):
     assert said["logprobs"]["content"][0]["token"] == choice["logprobs"]["tokens"][0]
     with pytest.raises(urllib.error.HTTPError, match=r"404|429"):
         post(url, "completions", prompt="Q: Who?\n")
+    port = url.split(":")[-1].removesuffix("/v1")
+    taken = run(
+        pathlib.Path.cwd(), "scripts/serve_synthetic_teacher.py", f"--port={port}", status=1
+    )
+    assert (
+        taken.startswith(f"serve: port {port}: Address already in use") and "\n" not in taken[:-1]
+    )
+
+
+def test_a_sampled_token_is_shown_however_improbable_and_odd_bodies_are_refused():
+    teller = synthetic.SyntheticTeacher(error_rate=1.0)
+
+    def answer(question, sample):
+        return teller.answer("q", question, "In all: 3 + 6 = 9.", "9", sample)
+
+    server = synthetic_server.SyntheticEndpoint(answer)
+    threading.Thread(target=server.serve_forever).start()
+    try:
+        choices = post(server.url, "completions", prompt="Q: 3 + 6?\n", n=4, logprobs=1)["choices"]
+        rows = [row for choice in choices for row in choice["logprobs"]["top_logprobs"]]
+        assert {len(row) for row in rows} == {1, 2}  # 2 where the slip is: the right number led
+        message = {"role": "user", "content": "Q: 3 + 6?"}
+        said = post(
+            server.url, "chat/completions", messages=[message], n=4, logprobs=True, top_logprobs=1
+        )
+        for choice in said["choices"]:
+            tokens = [entry["token"] for entry in choice["logprobs"]["content"]]
+            assert "".join(tokens) == choice["message"]["content"]
+        for body in ({"prompt": "Q: 1?", "stop": 1}, {"messages": "hello"}, {"n": 1}):
+            with pytest.raises(urllib.error.HTTPError, match="400"):
+                post(
+                    server.url, "chat/completions" if "messages" in body else "completions", **body
+                )
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 @pytest.mark.slow

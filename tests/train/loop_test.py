@@ -89,7 +89,10 @@ def test_nan_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path, train_toy):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(mixture_or_task_name="toy_aa"), "unknown task or mixture.*toy_a"),
+        (
+            dict(mixture_or_task_name="toy_aa"),
+            "unknown task or mixture.*toy_a.*COTDISTILL_TFDS_DIR",
+        ),
         (dict(batch_size=6, num_microbatches=4), "batch_size = 6 over num_microbatches = 4"),
         (dict(mesh_shape=(2, 1)), r"shape \(2, 1, 1\) needs 2 devices, got 1"),
         (
