@@ -13,6 +13,7 @@ import http.server
 import json
 import math
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -62,6 +63,11 @@ class SyntheticEndpoint(http.server.ThreadingHTTPServer):
     def url(self) -> str:
         """Such as `http://127.0.0.1:8000/v1`."""
         return f"http://127.0.0.1:{self.server_port}/v1"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Says nothing of a client that went away, as one does that is interrupted; else as in the base class."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
     def is_over_the_limit(self) -> bool:
         """Counts a request; returns whether it is one that is refused."""

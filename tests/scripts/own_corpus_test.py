@@ -3,6 +3,8 @@
 import json
 import os
 import pathlib
+import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -211,3 +213,23 @@ def test_a_name_and_a_held_out_share_that_cannot_be(folder):
             folder, "scripts/build_corpus.py", "--aligned_dir=empty", VOCAB, *arguments, status=1
         )
         assert named in said.splitlines()[-1]
+
+
+def test_a_client_that_goes_away_is_no_fault(capfd):
+    def answer(question, sample):
+        return synthetic.SyntheticTeacher().answer("q", question, "In all: 3 + 6 = 9.", "9", sample)
+
+    server = synthetic_server.SyntheticEndpoint(answer)
+    threading.Thread(target=server.serve_forever).start()
+    try:
+        with socket.create_connection(("127.0.0.1", server.server_port)) as client:
+            client.sendall(b"POST /v1/completions HTTP/1.1\r\nContent-Length: 9\r\n")
+            # Closed so, it resets the connection.
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        time.sleep(0.3)
+        prompt = "Q: 3 + 6?\n"
+        assert post(server.url, "completions", prompt=prompt)["choices"]  # and it goes on
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert "Traceback" not in capfd.readouterr().err
