@@ -14,8 +14,8 @@ import sys
 from absl import app, flags
 
 from cotdistill_jax import command, files, inference
+from cotdistill_jax.benchmarks import sources
 from cotdistill_jax.report import references
-from cotdistill_jax.teacher import shards
 
 SIZES = {
     "tiny": None,
@@ -83,7 +83,7 @@ def main(argv: list[str]) -> None:
     os.environ["COTDISTILL_DATA_DIR"] = os.fspath(data)
     os.environ["COTDISTILL_TFDS_DIR"] = os.fspath(output / "corpora")
 
-    if not (data / shards.MANIFEST_NAME).exists():  # written when all files are there
+    if not all((data / source.path).exists() for source in sources.SOURCES):
         _stage("1 of 7: benchmarks", "scripts/download_benchmarks.py", f"--data_dir={data}")
     else:
         print(f"== 1 of 7: benchmarks: {data} is there")
