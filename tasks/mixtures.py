@@ -3,7 +3,7 @@
 A rate says how often examples of a format come. In the mixtures `v1` every target token then weighs the same, so that formats of long
 targets weigh more. In `{source}_seed_{size}_v2` a format's examples come as often as in the original and its share of the loss is what the
 original's micro-batches gave it (`seqio_tasks.micro_batches`). `{source}_seed_{size}_v1` takes those shares for rates of examples: an older
-reading of ours, under which answer-only formats weigh a tenth of what they should.
+reading of ours, under which answer-only formats weigh a fourteenth of what they should (3B).
 """
 
 from cotdistill_jax import formats
