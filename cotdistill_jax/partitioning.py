@@ -100,7 +100,7 @@ def choose_shape(
     if not shapes:
         raise ValueError(
             f"mesh: no mesh of {num_devices} devices divides this network and {batch_size} rows in {num_microbatches} parts; "
-            + _remedies(num_devices, config, batch_size, num_microbatches)
+            + _remedies(num_devices, batch_size, num_microbatches)
         )
     shapes.sort(key=lambda shape: (shape[2], shape[1]))
     state = num_parameters * STATE_BYTES / 1e9
@@ -118,13 +118,12 @@ def choose_shape(
         why += ", whose memory is not known"
     else:
         why += f"'s {memory_bytes / 1e9:,.1f} GB" + ("" if small else ", more than half, even so")
-    if chosen[2] > 1 and batch_size is not None:
-        rows = batch_size // num_microbatches
-        if (chosen[0] * chosen[1] * chosen[2]) > rows:
-            why += (
-                f"; a part of the batch has {rows} rows for {num_devices} devices, so the model axis takes the rest: "
-                + _remedies(num_devices, config, batch_size, num_microbatches)
-            )
+    rows = num_devices if batch_size is None else batch_size // num_microbatches
+    if chosen[2] > 1 and rows < num_devices:
+        why += (
+            f"; a part of the batch has {rows} rows for {num_devices} devices, so the model axis takes the rest: "
+            + _remedies(num_devices, batch_size, num_microbatches)
+        )
     return chosen, why
 
 
@@ -146,9 +145,7 @@ def _divisors(number: int) -> list[int]:
     return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
 
 
-def _remedies(
-    num_devices: int, config: network.T5Config, batch_size: int | None, num_microbatches: int
-) -> str:
+def _remedies(num_devices: int, batch_size: int | None, num_microbatches: int) -> str:
     """Returns in words which settings put all devices along data and fsdp."""
     if batch_size is None:
         return "take another number of devices"
@@ -216,7 +213,7 @@ def check_mesh(
         f"MESH_SHAPE = None chooses; (data, fsdp, model) that divide: {', '.join(map(str, fitting[:_SHOWN_SHAPES]))}"
         if fitting
         else f"no mesh of {math.prod(shape)} devices does: "
-        + _remedies(math.prod(shape), config, batch_size, num_microbatches)
+        + _remedies(math.prod(shape), batch_size, num_microbatches)
     )
     raise ValueError(f"mesh {sizes}: not divisible: {'; '.join(faults)}; {remedy}")
 

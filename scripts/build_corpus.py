@@ -16,7 +16,7 @@ import time
 
 from absl import app, flags
 
-from cotdistill_jax import command
+from cotdistill_jax import command, files
 
 _SHIPPED = ("arith", "gsm8k_gold", "gsm8k_teacher", "seed")
 _CORPUS = flags.DEFINE_string(
@@ -82,7 +82,7 @@ def _build(builder: "tfds.core.DatasetBuilder") -> None:  # noqa: F821
     builder.download_and_prepare()
     seconds = time.monotonic() - start
     if _CORPUS.value not in _SHIPPED:
-        _finish_own(builder)
+        _say_of_own(builder)
     print(
         f"{builder.data_path}: {'was already built, and stays as it is' if built else f'built in {seconds:.0f} s'}"
     )
@@ -101,6 +101,7 @@ def _builders(data_dir: str | None) -> list["tfds.core.DatasetBuilder"]:  # noqa
                 data_dir=data_dir,
                 several_derivations=_SEVERAL_DERIVATIONS.value,
                 aligned_dir=_ALIGNED_DIR.value,
+                allow_one_hot_share=_ALLOW_ONE_HOT_SHARE.value,
             )
         ]
     if _CORPUS.value == "gsm8k_gold":
@@ -134,12 +135,8 @@ def _builders(data_dir: str | None) -> list["tfds.core.DatasetBuilder"]:  # noqa
     return list(builders.values())
 
 
-def _finish_own(builder: "tfds.core.DatasetBuilder") -> None:  # noqa: F821
-    """Puts the vocabulary beside a corpus of the user's own, and says how to train on it."""
-    from cotdistill_jax import corpus
-    from cotdistill_jax.corpus import own
-
-    own.keep_vocabulary(builder, _VOCAB.value or corpus.t5_vocabulary())
+def _say_of_own(builder: "tfds.core.DatasetBuilder") -> None:  # noqa: F821
+    """Says of a corpus of the user's own what it was compared with, and how to train on it."""
     checked = builder.info.metadata["leakage_checked_against"]
     print(
         f"leakage guard: compared with the test sets of {', '.join(checked)}"
@@ -165,7 +162,9 @@ def _own_builder(data_dir: str | None) -> "tfds.core.DatasetBuilder":  # noqa: F
     from cotdistill_jax import corpus
     from cotdistill_jax.corpus import own
 
-    held_out = pathlib.Path(_HELD_OUT_IDS.value).read_text().split() if _HELD_OUT_IDS.value else ()
+    held_out = ()
+    if _HELD_OUT_IDS.value:
+        held_out = files.read_text(_HELD_OUT_IDS.value, "corpus").split()
     return own.builder(
         _CORPUS.value,
         _ALIGNED_DIR.value,

@@ -16,7 +16,7 @@ import sys
 from absl import app, flags
 from tqdm import tqdm
 
-from cotdistill_jax import command, files
+from cotdistill_jax import command
 from cotdistill_jax.checkpoints import conversion, hub
 
 _NAME = flags.DEFINE_string(
@@ -66,9 +66,9 @@ def main(argv: list[str]) -> None:
         fetched = hub.fetch(_NAME.value, verify=True)
         folder, source = fetched.folder, fetched.source
     else:
-        folder, source = pathlib.Path(files.expand_home(_SOURCE_DIR.value)), _SOURCE_DIR.value
+        folder, source = pathlib.Path(_SOURCE_DIR.value), _SOURCE_DIR.value
     if _OUTPUT_DIR.value is not None:
-        target = pathlib.Path(files.expand_home(_OUTPUT_DIR.value))
+        target = pathlib.Path(_OUTPUT_DIR.value)
         copy(folder, target)
         folder = target
     weights = conversion.open_weights(os.fspath(folder))

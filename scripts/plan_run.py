@@ -88,7 +88,7 @@ def main(unparsed: Sequence[str]) -> None:
     import gin
     import jax
 
-    from cotdistill_jax import checkpoints, network, partitioning
+    from cotdistill_jax import network, partitioning
     from cotdistill_jax.train import chips, gin_config, optimizers, planning
 
     gin_config.parse([*_FILES.value, "gin/runs/finetune.gin"], [*_BINDINGS, "MODEL_DIR = 'none'"])
@@ -106,11 +106,9 @@ def main(unparsed: Sequence[str]) -> None:
         known = {chip.name: chip for chip in chips.CHIPS}
         if _CHIP.value not in known:
             raise ValueError(f"plan_run: --chip={_CHIP.value} is none of {', '.join(known)}")
-        params = checkpoints.abstract_variables(config)["params"]
-        shape, why = partitioning.choose_shape(
+        shape, why = planning.choose_shape(
             devices,
             config,
-            sum(leaf.size for leaf in jax.tree.leaves(params)),
             macro["BATCH_SIZE"],
             macro["NUM_MICROBATCHES"],
             known[_CHIP.value].memory_bytes,

@@ -102,7 +102,7 @@ def _decode(output: pathlib.Path) -> None:
     print(f"$ python {shlex.join(serve)} &", flush=True)
     with subprocess.Popen([sys.executable, *serve], cwd=ROOT) as server:
         try:
-            while not (address.exists() and address.read_text()):
+            while not address.exists():
                 if server.poll() is not None:
                     sys.exit(f"quickstart: the endpoint ended with status {server.returncode}")
                 time.sleep(0.1)

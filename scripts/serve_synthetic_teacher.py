@@ -8,7 +8,6 @@ It knows the problems of `arith`, and those of a --questions file, JSON Lines wi
 sample in ten is wrong. Ctrl-C or SIGTERM ends it.
 """
 
-import json
 import pathlib
 import signal
 import sys
@@ -18,7 +17,7 @@ from absl import app, flags
 
 from cotdistill_jax import benchmarks, command, files
 from cotdistill_jax.benchmarks import Question
-from cotdistill_jax.teacher import records, synthetic, synthetic_server
+from cotdistill_jax.teacher import records, shards, synthetic, synthetic_server
 
 _PORT = flags.DEFINE_integer(
     "port", 8008, "Port on 127.0.0.1; 0 takes a free one.", lower_bound=0, upper_bound=65535
@@ -78,7 +77,7 @@ def main(argv: list[str]) -> None:
             f"serve: port {_PORT.value}: {error.strerror}. Choose another --port, or 0 for a free one"
         ) from error
     if _PORT_FILE.value is not None:
-        pathlib.Path(_PORT_FILE.value).write_text(json.dumps(server.url), encoding="utf-8")
+        shards.write_json_atomically(pathlib.Path(_PORT_FILE.value), server.url)
     print(
         f"serve: {len(told):,} questions at {server.url}, model {synthetic_server.MODEL}",
         flush=True,

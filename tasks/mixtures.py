@@ -23,9 +23,6 @@ ARITH_RATES = {
     "zero_shot_answer_only": 0.1,
     "in_context_answer_only": 0.05,
 }
-SEED_RATES = {
-    size: seed_batches.epoch(sizes).weights for size, sizes in seed_batches.BATCH_SIZES.items()
-}
 
 for _family in (
     arith.FAMILY,
@@ -34,34 +31,26 @@ for _family in (
     seed.FAMILY,
     *own.FAMILIES,
 ):
+    if _family.has_teacher:  # other corpora have one sample a question
+        _family.add_by_question_tasks()
     _all_rates = ARITH_RATES if _family is arith.FAMILY else ALL_RATES
     _family.add_mixture("all", _all_rates)
     for _kind in ("in_context", "zero_shot"):
         _family.add_mixture(
             _kind, {name: rate for name, rate in _all_rates.items() if name.startswith(_kind)}
         )
-    for _size, _rates in SEED_RATES.items():
-        _family.add_mixture(f"seed_{_size}", _rates)
-        _sizes = seed_batches.BATCH_SIZES[_size]
-        _family.add_micro_batch_mixture(
-            f"seed_{_size}", _sizes, formats.FORMATS, same_question=False
-        )
+    for _size, _sizes in seed_batches.BATCH_SIZES.items():
+        _name, _rates = f"seed_{_size}", seed_batches.epoch(_sizes).weights
+        _family.add_mixture(_name, _rates)
+        _family.add_micro_batch_mixture(_name, _sizes, formats.FORMATS, same_question=False)
         for _kind in ("in_context", "zero_shot"):
-            _of_kind = [name for name in formats.FORMATS if name.startswith(_kind)]
-            _family.add_mixture(f"seed_{_size}_{_kind}", {name: _rates[name] for name in _of_kind})
-            _family.add_micro_batch_mixture(
-                f"seed_{_size}_{_kind}", _sizes, _of_kind, same_question=False
-            )
-    if _family is seed.FAMILY:
-        for _size, _sizes in seed_batches.BATCH_SIZES.items():
-            _family.add_contrastive_mixture(f"seed_{_size}", _sizes)
-    if _family.has_teacher:  # other corpora have one sample a question
-        _family.add_by_question_tasks()
-        for _size, _rates in SEED_RATES.items():
-            _sizes = seed_batches.BATCH_SIZES[_size]
-            _family.add_micro_batch_mixture(
-                f"seed_{_size}", _sizes, formats.FORMATS, same_question=True
-            )
+            _forms = [name for name in formats.FORMATS if name.startswith(_kind)]
+            _family.add_mixture(f"{_name}_{_kind}", {name: _rates[name] for name in _forms})
+            _family.add_micro_batch_mixture(f"{_name}_{_kind}", _sizes, _forms, same_question=False)
+        if _family.has_teacher:
+            _family.add_micro_batch_mixture(_name, _sizes, formats.FORMATS, same_question=True)
             _family.add_same_question_mixture(
-                f"seed_{_size}", _rates, {form: _sizes.effective(form) for form in _rates}
+                _name, _rates, {form: _sizes.effective(form) for form in _rates}
             )
+        if _family is seed.FAMILY:
+            seed.FAMILY.add_contrastive_mixture(_name, _sizes)

@@ -1,23 +1,21 @@
 """Tasks of the corpora of one's own (`corpus.own`) that lie in `$COTDISTILL_TFDS_DIR` when this is imported; TFDS's own folder where that is not set."""
 
 import functools
-import os
-import pathlib
 
 import seqio
-import tensorflow_datasets as tfds
 
 from cotdistill_jax import corpus, seqio_tasks
 from cotdistill_jax.corpus import own
-from cotdistill_jax.seqio_tasks.sources import DATA_DIR_VARIABLE
+from cotdistill_jax.seqio_tasks.sources import default_data_dir
 
 
 def _vocabulary(found: own.Found) -> seqio.SentencePieceVocabulary:
     """Returns one of ours where the content is the same, so that evaluation tasks have an equal one."""
-    if own.is_of(found.vocabulary_file, corpus.arith_vocabulary()):
+    sha256 = corpus.checksum(found.vocabulary_file)
+    if sha256 == corpus.checksum(corpus.arith_vocabulary()):
         return seqio_tasks.vocabularies.arith()
     try:
-        is_t5 = own.is_of(found.vocabulary_file, pathlib.Path(corpus.t5_vocabulary()))
+        is_t5 = sha256 == corpus.checksum(corpus.t5_vocabulary())
     except FileNotFoundError:
         is_t5 = False
     if is_t5:
@@ -33,9 +31,7 @@ FAMILIES = tuple(
         pool=functools.cache(found.pool),
         splits=found.splits,
     )
-    for found in own.find(
-        os.path.expanduser(os.environ.get(DATA_DIR_VARIABLE) or str(tfds.core.constants.DATA_DIR))
-    )
+    for found in own.find(default_data_dir())
 )
 for _family in FAMILIES:
     _family.add_tasks()

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from cotdistill_jax import files
 from cotdistill_jax.checkpoints import stored
 from cotdistill_jax.teacher.shards import file_sha256
 
@@ -212,22 +213,21 @@ def check_folder(folder: pathlib.Path) -> list[str]:
       FileNotFoundError: one is missing; the message names it.
     """
     there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    kind = next((name for name in _WEIGHTS if name in there), None)
-    if _CONFIG not in there or kind is None:
+    found = _wanted(there)
+    if not found:
         raise FileNotFoundError(
             f"checkpoints: {folder} is no Hugging Face folder: it needs {_CONFIG} and one of {', '.join(_WEIGHTS)}; it has "
             f"{', '.join(sorted(there)) or 'nothing'}"
         )
-    found = [_CONFIG, kind, *(name for name in (_VOCABULARY, _TOKENIZER) if name in there)]
-    if kind.endswith(".index.json"):
-        index = json.loads((folder / kind).read_text(encoding="utf-8"))
-        shards = sorted(set(index["weight_map"].values()))
-        lost = [shard for shard in shards if shard not in there]
+    index = next((name for name in found if name.endswith(".index.json")), None)
+    if index is not None:
+        shards = set(files.read_json(folder / index, "checkpoints")["weight_map"].values())
+        lost = sorted(shards - there)
         if lost:
             raise FileNotFoundError(
                 f"checkpoints: {folder} is incomplete: {len(lost)} of {len(shards)} files of weights are missing, such as {lost[0]}"
             )
-        found += shards
+        found = sorted({*found, *shards})
     return found
 
 

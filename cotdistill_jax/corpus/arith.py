@@ -43,6 +43,7 @@ class Arith(tfds.core.GeneratorBasedBuilder):
         seed: int = 0,
         several_derivations: bool = False,
         aligned_dir: str | os.PathLike[str] | None = None,
+        allow_one_hot_share: float | None = None,
         **kwargs: Any,
     ) -> None:
         """Makes a builder.
@@ -53,6 +54,7 @@ class Arith(tfds.core.GeneratorBasedBuilder):
             several_derivations: Whether the teacher reaches an answer in several ways.
             aligned_dir: What `scripts/align_teacher.py` wrote of a teacher's answers to training problems, such as
                 `scripts/serve_synthetic_teacher.py` gives; None: they are made here.
+            allow_one_hot_share: With `aligned_dir`, see `taught.check`.
             **kwargs: Those of every TFDS builder, such as `data_dir`.
 
         Raises:
@@ -64,6 +66,7 @@ class Arith(tfds.core.GeneratorBasedBuilder):
         if several_derivations:
             self._teacher_name += ", several derivations"
         self._aligned_dir = aligned_dir
+        self._allow_one_hot_share = allow_one_hot_share
         if aligned_dir is not None:
             self._teacher_name += ", decoded"
         swap_rate = 0.5 if several_derivations else 0.0
@@ -90,6 +93,9 @@ class Arith(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[schema.Example]]:
+        if self._aligned_dir is not None:
+            config = taught.check(self._aligned_dir, self._allow_one_hot_share)
+            self.info.metadata["alignment_method"] = config["method"]
         self._counts: dict[str, schema.Counts] = {}
         return {split: self._generate_examples(split) for split in schema.SPLITS}
 
@@ -115,7 +121,6 @@ class Arith(tfds.core.GeneratorBasedBuilder):
     def _decoded(self, allowed: set[str], counts: schema.Counts) -> Iterator[dict[str, Any]]:
         """Yields the rows of the aligned records' right samples, and counts the others."""
         assert self._aligned_dir is not None
-        taught.check(self._aligned_dir, None)
         records = corpus_records.read_corpus(self._aligned_dir, vocabularies.arith_vocabulary())
         yield from taught.rows(
             records,

@@ -90,7 +90,7 @@ class OwnCorpus(taught.TaughtCorpus):
         }
 
     def download_and_prepare(self, **kwargs: Any) -> None:
-        """Builds the dataset if it is not there; see TFDS.
+        """Builds the dataset if it is not there, and puts the vocabulary beside it; see TFDS.
 
         Raises:
             ValueError: One of this name is there, made of something else.
@@ -103,6 +103,7 @@ class OwnCorpus(taught.TaughtCorpus):
                 f"corpus: {self.data_path} is there, made of something else: {said}. Give this one another name, or delete that folder"
             )
         super().download_and_prepare(**kwargs)
+        shutil.copyfile(self._vocabulary_file, pathlib.Path(self.data_path).parent / _VOCABULARY)
 
     @functools.cached_property
     def _held_out_texts(self) -> frozenset[str]:
@@ -211,11 +212,6 @@ def builder(
     )
 
 
-def keep_vocabulary(made: OwnCorpus, vocabulary_file: str | os.PathLike[str]) -> None:
-    """Copies the vocabulary beside a dataset that was built."""
-    shutil.copyfile(vocabulary_file, pathlib.Path(made.data_path).parent / _VOCABULARY)
-
-
 @dataclasses.dataclass(frozen=True)
 class Found:
     """A corpus of one's own in a TFDS data directory.
@@ -277,8 +273,3 @@ def benchmark_questions(data_dir: str | os.PathLike[str] | None) -> Mapping[str,
         for question in questions:
             there.setdefault(normalise_question(question.question), name)
     return there
-
-
-def is_of(vocabulary_file: pathlib.Path, other: pathlib.Path) -> bool:
-    """Returns whether two vocabulary files have the same content."""
-    return other.exists() and vocabularies.checksum(vocabulary_file) == vocabularies.checksum(other)

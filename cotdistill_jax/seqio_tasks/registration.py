@@ -115,15 +115,13 @@ class TaskFamily:
             same_question: Whether a question's samples follow each other, in blocks as long as an optimizer step of
                 the original.
         """
-        examples = seed_batches.epoch(sizes).examples
         tasks = {}
         for form in forms:
             by_question = same_question and formats.get_format(form).chain_of_thought
             tasks[self.task_name(form, by_question)] = form
         mixture = MicroBatchMixture(
             f"{self.source}_{name}{'_same_question' if same_question else ''}_v2",
-            {task: examples[form] for task, form in tasks.items()},
-            {task: getattr(sizes, form) for task, form in tasks.items()},
+            *_micro_batches(sizes, tasks),
             arrange=(
                 blocks.in_blocks([sizes.effective(tasks[task]) for task in sorted(tasks)])
                 if same_question
@@ -227,20 +225,16 @@ class FormattedTaskFamily(TaskFamily):
             name: Middle part of its name.
             sizes: The original's micro-batches; wrong rationales come in those of `in_context_cot`.
         """
-        epoch = seed_batches.epoch(sizes)
+        tasks = {self.task_name(form): form for form in formats.FORMATS}
+        rates, micro_batch_sizes = _micro_batches(sizes, tasks)
         negative = f"{self.source}_{schema.NEGATIVE_FORMAT}_v1"
-        tasks = {self.task_name(form): form for form in epoch.examples}
-        wrong = epoch.total_micro_batches / seed_batches.POSITIVE_PER_NEGATIVE
+        wrong = seed_batches.epoch(sizes).total_micro_batches / seed_batches.POSITIVE_PER_NEGATIVE
+        rates[negative] = wrong * sizes.in_context_cot
+        micro_batch_sizes[negative] = sizes.in_context_cot
         mixture = MicroBatchMixture(
             f"{self.source}_{name}_contrastive_v2",
-            {
-                **{task: epoch.examples[form] for task, form in tasks.items()},
-                negative: wrong * sizes.in_context_cot,
-            },
-            {
-                **{task: getattr(sizes, form) for task, form in tasks.items()},
-                negative: sizes.in_context_cot,
-            },
+            rates,
+            micro_batch_sizes,
             negative=[negative],
         )
         seqio.MixtureRegistry.add_provider(mixture.name, mixture)
@@ -259,3 +253,12 @@ class FormattedTaskFamily(TaskFamily):
             cache,
             *self._endings(from_teacher=form.chain_of_thought),
         ]
+
+
+def _micro_batches(
+    sizes: seed_batches.BatchSizes, tasks: Mapping[str, str]
+) -> tuple[dict[str, float], dict[str, int]]:
+    """Returns, by task, how often its examples come in the original's epoch, and its micro-batch size; `tasks` names the format of each."""
+    examples = seed_batches.epoch(sizes).examples
+    rates = {task: float(examples[form]) for task, form in tasks.items()}
+    return rates, {task: getattr(sizes, form) for task, form in tasks.items()}

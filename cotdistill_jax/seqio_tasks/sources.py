@@ -20,6 +20,12 @@ DATA_DIR_VARIABLE = "COTDISTILL_TFDS_DIR"
 BUILD_COMMAND = "python scripts/build_corpus.py --corpus={name} --tfds_data_dir={data_dir}"
 
 
+def default_data_dir() -> str:
+    """Returns the TFDS data directory where SeqIO was told none."""
+    said = os.environ.get(DATA_DIR_VARIABLE) or str(tfds.core.constants.DATA_DIR)
+    return os.path.expanduser(said)
+
+
 class _DirectoryLoader(seqio.LazyTfdsLoader):
     """SeqIO's loader for one dataset folder inside the TFDS data directory."""
 
@@ -32,8 +38,7 @@ class _DirectoryLoader(seqio.LazyTfdsLoader):
     def tfds_data_dir(self) -> str:
         """The TFDS data directory."""
         override = super().data_dir
-        said = override or os.environ.get(DATA_DIR_VARIABLE) or str(tfds.core.constants.DATA_DIR)
-        return os.path.expanduser(said)
+        return os.path.expanduser(override) if override else default_data_dir()
 
     @property
     def data_dir(self) -> str:

@@ -23,6 +23,7 @@ import optax
 from jax.sharding import Mesh
 
 from cotdistill_jax import network, partitioning
+from cotdistill_jax.checkpoints import abstract_variables
 from cotdistill_jax.losses import LossFn
 from cotdistill_jax.train import step
 from cotdistill_jax.train.chips import Chip
@@ -79,6 +80,21 @@ class Needs:
             size * (2 if kind == "all-reduce" else 1) for kind, size in self.collectives.items()
         )
         return self.flops / (UTILISATION * peak) + sent / chip.link_bytes
+
+
+def choose_shape(
+    num_devices: int,
+    config: network.T5Config,
+    batch_size: int | None,
+    num_microbatches: int,
+    memory_bytes: float | None,
+) -> tuple[partitioning.Shape, str]:
+    """Returns what `partitioning.choose_shape` does, for the parameters that a network has."""
+    params = abstract_variables(config)["params"]
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    return partitioning.choose_shape(
+        num_devices, config, size, batch_size, num_microbatches, memory_bytes
+    )
 
 
 def abstract_batch(

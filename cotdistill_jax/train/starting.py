@@ -14,12 +14,11 @@ from cotdistill_jax import network, partitioning
 from cotdistill_jax.checkpoints import (
     TrainCheckpoints,
     TrainState,
-    abstract_variables,
     initial,
     list_steps,
     write_model_files,
 )
-from cotdistill_jax.train import config_changes, data, run_folder, step
+from cotdistill_jax.train import config_changes, data, planning, run_folder, step
 
 
 def use_compilation_cache(folder: str) -> None:
@@ -42,14 +41,9 @@ def checked_mesh(
     data.keep_tensorflow_off_accelerators()
     num_devices = len(jax.devices())
     if shape is None and num_devices > 1:
-        params = abstract_variables(config)["params"]
-        shape, why = partitioning.choose_shape(
-            num_devices,
-            config,
-            sum(leaf.size for leaf in jax.tree.leaves(params)),
-            batch_size,
-            num_microbatches,
-            partitioning.device_memory(),
+        memory = partitioning.device_memory()
+        shape, why = planning.choose_shape(
+            num_devices, config, batch_size, num_microbatches, memory
         )
         if jax.process_index() == 0:
             print(

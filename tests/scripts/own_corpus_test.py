@@ -85,7 +85,7 @@ def url(folder):
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     for _ in range(300):
-        if (folder / "url").exists() and (folder / "url").read_text():
+        if (folder / "url").exists():
             break
         time.sleep(0.1)
     yield json.loads((folder / "url").read_text())
