@@ -25,7 +25,7 @@ from cotdistill_jax.checkpoints import (
     t5x_legacy,
     train_state,
 )
-from cotdistill_jax.teacher.shards import write_json_atomically
+from cotdistill_jax.files import write_json_atomically
 
 OURS, HUGGING_FACE, T5X = "ours", "huggingface", "t5x"
 LAYOUTS = (OURS, HUGGING_FACE, T5X)

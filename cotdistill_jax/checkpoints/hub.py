@@ -21,7 +21,7 @@ from typing import Any
 
 from cotdistill_jax import files
 from cotdistill_jax.checkpoints import stored
-from cotdistill_jax.teacher.shards import file_sha256
+from cotdistill_jax.files import file_sha256
 
 _BUCKET = "gs://t5-data/pretrained_models/t5x"
 _BUCKET_HOST = "storage.googleapis.com"

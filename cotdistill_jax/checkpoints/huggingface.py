@@ -30,7 +30,7 @@ from sentencepiece import sentencepiece_model_pb2
 
 from cotdistill_jax import network
 from cotdistill_jax.checkpoints import stored, tensor_files
-from cotdistill_jax.teacher.shards import write_json_atomically
+from cotdistill_jax.files import write_json_atomically
 
 _FEED_FORWARD = {
     "gated-gelu": ("gelu", "linear"),

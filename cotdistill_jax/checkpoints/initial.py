@@ -15,7 +15,7 @@ from flax import traverse_util
 
 from cotdistill_jax import files, network
 from cotdistill_jax.checkpoints import conversion, hub, stored, t5x_legacy, train_state
-from cotdistill_jax.teacher.shards import file_sha256
+from cotdistill_jax.files import file_sha256
 
 _CACHE = "~/.cache/cotdistill_jax/weights"
 # What may differ between the checkpoint's network and the run's: nothing that the parameters depend on.
@@ -40,7 +40,7 @@ def read(
     weights = conversion.load(files.expand_home(path))  # a gin file may say `~`
     faults = _differing(weights.config, config)
     theirs = weights.vocabulary_file
-    if theirs is not None and file_sha256(theirs) != file_sha256(pathlib.Path(vocabulary_file)):
+    if theirs is not None and file_sha256(theirs) != file_sha256(vocabulary_file):
         faults.append(f"{theirs} is another vocabulary than {vocabulary_file}")
     if faults:
         raise ValueError(_misfit(path, faults))

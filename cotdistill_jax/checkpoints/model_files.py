@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from cotdistill_jax import network
 from cotdistill_jax.checkpoints import stored, train_state
-from cotdistill_jax.teacher.shards import file_sha256, write_json_atomically
+from cotdistill_jax.files import file_sha256, write_json_atomically
 
 MODEL_FILE = "model.json"
 VOCABULARY_FILE = "spiece.model"

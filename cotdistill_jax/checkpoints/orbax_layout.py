@@ -20,7 +20,7 @@ import tensorstore as ts
 from flax import serialization, traverse_util
 
 from cotdistill_jax.checkpoints import stored
-from cotdistill_jax.files import names
+from cotdistill_jax.files import refuse_pattern
 
 STATE = "state"
 _DESCRIPTION, _AGGREGATE, _MANIFEST = "_METADATA", "checkpoint", "manifest.ocdbt"
@@ -121,7 +121,7 @@ def write(folder: str, prefix: str, tree: Mapping[str, Any], step: int) -> None:
       step: N.
     """
     where = str(pathlib.Path(folder).absolute())
-    names.refuse_pattern(where, "checkpoints", "checkpoint folder", "Orbax")
+    refuse_pattern(where, "checkpoints", "checkpoint folder", "Orbax")
     one_by_one = _OneByOne(deepcopy_host_arrays=False)
     registry = ocp.type_handlers.create_type_handler_registry(
         (stored.StoredArray, one_by_one),

@@ -13,7 +13,8 @@ from typing import Any
 
 import cotdistill_jax
 from cotdistill_jax import files
-from cotdistill_jax.teacher.shards import MANIFEST_NAME, write_json_atomically
+from cotdistill_jax.files import write_json_atomically
+from cotdistill_jax.teacher.shards import MANIFEST_NAME
 
 ARTEFACT = "inference"
 SCHEMA_VERSION = 1

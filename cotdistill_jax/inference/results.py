@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from cotdistill_jax import files
+from cotdistill_jax.files import write_json_atomically
 from cotdistill_jax.inference.scoring import Result, Score, mean_of_tasks
-from cotdistill_jax.teacher.shards import write_json_atomically
 
 RESULTS_NAME = "results.json"
 SCHEMA_VERSION = 1

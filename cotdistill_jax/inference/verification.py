@@ -34,9 +34,10 @@ from typing import Any, NamedTuple
 
 import cotdistill_jax
 from cotdistill_jax import files, formats
+from cotdistill_jax.files import file_sha256, write_json_atomically
 from cotdistill_jax.inference import predictions, scoring, voting
 from cotdistill_jax.inference.predictions import Prediction
-from cotdistill_jax.teacher.shards import MANIFEST_NAME, file_sha256, write_json_atomically
+from cotdistill_jax.teacher.shards import MANIFEST_NAME
 
 RIGHT, WRONG = "right", "wrong"
 STUDENT_FORMAT = formats.FORMATS["zero_shot_cot"]
@@ -168,7 +169,7 @@ def write_corpus(
         "schema_version": SCHEMA_VERSION,
         "code_version": cotdistill_jax.__version__,
         "config": {"rule": rule, "validation_questions": validation_questions, "seed": seed},
-        "inputs": {os.fspath(f): file_sha256(pathlib.Path(f)) for f in prediction_files},
+        "inputs": {os.fspath(f): file_sha256(f) for f in prediction_files},
         "counts": counts,
     }
     write_json_atomically(folder / MANIFEST_NAME, manifest)

@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Sequence
 
 from cotdistill_jax import files
-from cotdistill_jax.teacher.shards import file_sha256
+from cotdistill_jax.files import file_sha256
 
 EOS_ID = 1
 

@@ -17,7 +17,7 @@ import tensorflow as tf
 from clu.data import dataset_iterator
 
 from cotdistill_jax import features, network, seqio_tasks
-from cotdistill_jax.teacher.shards import file_sha256
+from cotdistill_jax.files import file_sha256
 
 OnOverlong = Literal["stop", "drop"]
 
@@ -183,7 +183,7 @@ def manifest(mixture_or_task_name: str) -> dict[str, dict[str, Any]]:
     for task in tasks:
         for file in task.source.list_shards("train"):
             if file not in checksums and os.path.isfile(file):
-                checksums[file] = file_sha256(pathlib.Path(file))
+                checksums[file] = file_sha256(file)
     return {
         task.name: {
             "source": type(task.source).__name__,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import seqio
 
-from cotdistill_jax.teacher.shards import write_json_atomically
+from cotdistill_jax.files import write_json_atomically
 from cotdistill_jax.train import data
 
 FOLDER = "incidents"

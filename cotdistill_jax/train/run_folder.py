@@ -27,7 +27,7 @@ from jax.sharding import Mesh
 import cotdistill_jax
 from cotdistill_jax import files
 from cotdistill_jax.features import LengthReport
-from cotdistill_jax.teacher.shards import write_json_atomically
+from cotdistill_jax.files import write_json_atomically
 from cotdistill_jax.train import config_changes
 
 MANIFEST_FILE = "manifest.json"
