@@ -79,6 +79,15 @@ class Window:
         """Takes the metrics of step `done`, still being computed, and the batch it read."""
         self._pending.append((done, metrics, batch))
 
+    def is_computed(self) -> bool:
+        """Returns whether the steps added so far are computed, so that the devices have nothing to do."""
+        newest = self._pending[-1][1] if self._pending else {}
+        return all(value.is_ready() for value in newest.values())
+
+    def wait_for_all_but_newest(self) -> None:
+        """Waits until the newest step is the only one that is not computed yet."""
+        jax.block_until_ready([metrics for _, metrics, _ in self._pending[-2:-1]])
+
     def check(self) -> None:
         """Fetches the metrics of the steps added since; reports NaN, infinite and far too high losses.
 
