@@ -15,6 +15,7 @@ from cotdistill_jax.files.buckets import BucketError, BucketPath, SchemeError, e
 from cotdistill_jax.files.content import (
     ForeignFileError,
     foreign_content,
+    read_head,
     read_json,
     read_json_lines,
     read_text,
@@ -57,6 +58,7 @@ __all__ = [
     "local_path",
     "matches",
     "open_vocabulary",
+    "read_head",
     "read_json",
     "read_json_lines",
     "read_text",

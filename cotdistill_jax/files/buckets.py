@@ -180,6 +180,13 @@ class BucketPath:
             if fnmatch.fnmatchcase(posixpath.basename(key), pattern):
                 yield self / key
 
+    def read_head(self, size: int) -> bytes:
+        """Returns the first `size` bytes, or all where there are fewer."""
+        head = self._read(slice(0, size)) if self.key else None
+        if head is None:
+            raise FileNotFoundError(2, "No such file in the bucket", str(self))
+        return head
+
     def read_bytes(self) -> bytes:
         """Returns the content.
 

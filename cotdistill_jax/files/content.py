@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from cotdistill_jax.files import lines
+from cotdistill_jax.files.buckets import BucketPath
 from cotdistill_jax.files.paths import AnyPath, as_path
 
 _HEAD_BYTES = 1024
@@ -34,6 +35,15 @@ class ForeignFileError(ValueError):
     """A file that holds something else than its name promises; the message names file, content and fix."""
 
 
+def read_head(path: AnyPath, size: int) -> bytes:
+    """Returns the first `size` bytes of a file, or all where there are fewer."""
+    path = as_path(path)
+    if isinstance(path, BucketPath):
+        return path.read_head(size)
+    with path.open("rb") as file:
+        return file.read(size)
+
+
 def foreign_content(
     path: AnyPath, *, markup: bool = False, archive: str | None = None
 ) -> str | None:
@@ -46,8 +56,7 @@ def foreign_content(
 
     Example: `foreign_content("spiece.model")` of a repository cloned without LFS returns "a Git LFS pointer (of 791,656 bytes); ...".
     """
-    with as_path(path).open("rb") as file:
-        return _foreign_head(file.read(_HEAD_BYTES), markup, archive)
+    return _foreign_head(read_head(path, _HEAD_BYTES), markup, archive)
 
 
 def _foreign_head(head: bytes, markup: bool, archive: str | None) -> str | None:
