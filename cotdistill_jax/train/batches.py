@@ -57,13 +57,12 @@ class Batches:
 
     def save(self, filename: str | os.PathLike[str]) -> None:
         """Writes the position after the batch that was taken last, to files whose names start with `filename`."""
-        if self._fetching is None:
-            self._read_position()
+        is_read = self._fetching is None and self._read_position()
         target = epath.Path(filename)
         for path in self._files_of_known():
             name = target.name + path.name.removeprefix(self._known.name if self._known else "")
             (target.parent / name).write_bytes(path.read_bytes())
-        if self._since:
+        if not is_read:
             again = {"batches_to_read_again": self._since}
             (target.parent / (target.name + _AGAIN_SUFFIX)).write_text(json.dumps(again))
 
@@ -71,23 +70,24 @@ class Batches:
         """Moves the pipeline to the position in `filename`, reading again what its writer could not leave out."""
         source = epath.Path(filename)
         prefix = self._next_prefix()
-        self._since = 0
+        self._known, self._since = prefix, 0
+        is_whole = False
         for path in source.parent.glob(f"{source.name}.*"):
+            is_whole = True
             if path.name == source.name + _AGAIN_SUFFIX:
                 self._since = json.loads(path.read_text())["batches_to_read_again"]
             else:
                 suffix = path.name.removeprefix(source.name)
                 prefix.with_name(prefix.name + suffix).write_bytes(path.read_bytes())
-        self._known = prefix
+        if not is_whole:
+            raise FileNotFoundError(f"train: {source.parent} holds no position of the data")
         if self._files_of_known():
             self._iterator.restore(prefix)
-        elif not self._since:
-            raise FileNotFoundError(f"train: {source.parent} holds no position of the data")
         for _ in range(self._since):
             next(self._iterator)
 
-    def _read_position(self) -> None:
-        """Makes the present position the known one, unless it can't be read in time."""
+    def _read_position(self) -> bool:
+        """Makes the present position the known one; returns whether it could be read in time."""
         prefix = self._next_prefix()
         reading = _Call(lambda: self._iterator.save(prefix), self._stop.changed)
         if not reading.wait(None, lambda: self._stop.wanted):
@@ -97,6 +97,7 @@ class Batches:
             for path in self._files_of_known():
                 path.unlink()
             self._known, self._since = prefix, 0
+        return reading.done
 
     def _next_prefix(self) -> pathlib.Path:
         self._num_saved += 1
