@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,6 +26,7 @@ import pyarrow.compute as pc
 from cotdistill_jax.alignment.aligner import Aligner
 from cotdistill_jax.alignment.rows import quantise
 from cotdistill_jax.alignment.targets import AlignedBatch
+from cotdistill_jax.files import file_sha256
 from cotdistill_jax.teacher import shards
 
 COPIED_COLUMNS = ("question_id", "sample_id", "question", "gold", "text", "label", "teacher")
@@ -100,7 +100,7 @@ def config_of(aligner: Aligner, vocabulary_file: str | os.PathLike[str]) -> dict
     return {
         "method": aligner.method,
         "top_k": aligner.k,
-        "vocabulary_sha256": shards.file_sha256(pathlib.Path(vocabulary_file)),
+        "vocabulary_sha256": file_sha256(vocabulary_file),
         "vocabulary_size": aligner.table.processor.get_piece_size(),
     }
 
@@ -163,7 +163,7 @@ def check_vocabulary(
 ) -> None:
     """Raises `VocabularyMismatchError` unless the corpus in `folder` was aligned to this SentencePiece model."""
     expected = shards.read_manifest(folder, LAYOUT)["config"]["vocabulary_sha256"]
-    got = shards.file_sha256(pathlib.Path(vocabulary_file))
+    got = file_sha256(vocabulary_file)
     if got != expected:
         raise VocabularyMismatchError(
             f"alignment: {folder} was aligned to the vocabulary with SHA-256 {expected}, {vocabulary_file} has {got}. Use the "

@@ -20,6 +20,7 @@ from cotdistill_jax import answers, files
 from cotdistill_jax.alignment import corpus_records, quality
 from cotdistill_jax.alignment.aligner import DEFAULT_K, Aligner
 from cotdistill_jax.answers import labelling
+from cotdistill_jax.files import write_json_atomically
 from cotdistill_jax.teacher import records, shards, spelling
 
 QUALITY_NAME = "quality.json"
@@ -114,7 +115,7 @@ def align_shard(job: Job, number: int) -> int:
         tables.append(corpus_records.to_table(labelled, aligned, aligner.k))
     counts = {"quality": measured.counts(), "teacher": statistics.counts()}
     path = _shard_path(job, number)
-    shards.write_json_atomically(path.with_suffix(".json"), counts)
+    write_json_atomically(path.with_suffix(".json"), counts)
     shards.write_shard(path, pa.concat_tables(tables), corpus_records.LAYOUT)
     return int(entry["rows"])
 
@@ -154,7 +155,7 @@ def finish(job: Job) -> dict[str, Any]:
         "tokens": _token_kinds(job.records),
         "allowed_one_hot_share": job.allow_one_hot_share,
     }
-    shards.write_json_atomically(output / QUALITY_NAME, report)
+    write_json_atomically(output / QUALITY_NAME, report)
     title = f"Alignment of {pathlib.Path(job.records).name} by {job.method}"
     (output / PAGE_NAME).write_text(quality.to_html(report, title), encoding="utf-8")
     quality.check_one_hot(report, job.method, job.allow_one_hot_share, job.records)

@@ -17,7 +17,6 @@ difference is that Hugging Face stores linear maps as [out, in] and ours are [in
 | `S.block.i.layer.j.DenseReluDense.{wi,wi_0,wi_1,wo}.weight` | `S/layers_i/mlp/*/kernel` | transposed |
 """
 
-import os
 import pathlib
 import shutil
 import warnings
@@ -28,9 +27,9 @@ import numpy as np
 from flax import traverse_util
 from sentencepiece import sentencepiece_model_pb2
 
-from cotdistill_jax import network
+from cotdistill_jax import files, network
 from cotdistill_jax.checkpoints import stored, tensor_files
-from cotdistill_jax.teacher.shards import write_json_atomically
+from cotdistill_jax.files import write_json_atomically
 
 _FEED_FORWARD = {
     "gated-gelu": ("gelu", "linear"),
@@ -121,9 +120,7 @@ def tensor_shapes(config: network.T5Config) -> dict[str, tuple[int, ...]]:
     return {name: shape(name) for name, _ in tensor_names(config).values()}
 
 
-def read(
-    folder: str | os.PathLike[str], dtype: str = "float32"
-) -> tuple[network.T5Config, dict[str, Any]]:
+def read(folder: files.AnyPath, dtype: str = "float32") -> tuple[network.T5Config, dict[str, Any]]:
     """Returns the network's dimensions and its float32 parameters, a nested dict of NumPy arrays.
 
     Those of float32 safetensors are views of the mapped files. Args and exceptions are those of `open_params`.
@@ -133,7 +130,7 @@ def read(
 
 
 def open_params(
-    folder: str | os.PathLike[str], dtype: str = "float32"
+    folder: files.AnyPath, dtype: str = "float32"
 ) -> tuple[network.T5Config, dict[str, Any]]:
     """Returns the network's dimensions and its parameters, a nested dict of float32 `StoredArray`s.
 
@@ -179,10 +176,10 @@ def open_params(
 
 
 def write(
-    folder: str | os.PathLike[str],
+    folder: files.AnyPath,
     config: network.T5Config,
     params: Mapping[str, Any],
-    vocabulary_file: str | os.PathLike[str] | None = None,
+    vocabulary_file: files.AnyPath | None = None,
     extra_ids: int = 100,
     max_shard_bytes: int = 5_000_000_000,
 ) -> None:

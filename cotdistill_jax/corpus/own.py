@@ -25,6 +25,7 @@ from cotdistill_jax.alignment import corpus_records
 from cotdistill_jax.alignment.corpus_records import CorpusRecord
 from cotdistill_jax.benchmarks import Question, normalise_question
 from cotdistill_jax.corpus import schema, taught, vocabularies
+from cotdistill_jax.files import file_sha256
 from cotdistill_jax.teacher import shards
 
 SPLITS = ("train", "validation")
@@ -83,7 +84,7 @@ class OwnCorpus(taught.TaughtCorpus):
             "kind": _KIND,
             "vocabulary_sha256": vocabularies.checksum(self._vocabulary_file),
             "extra_ids": self._extra_ids,
-            "aligned_sha256": shards.file_sha256(manifest),
+            "aligned_sha256": file_sha256(manifest),
             "held_out_share": self._held_out_share,
             "held_out_ids_sha256": hashlib.sha256(ids.encode()).hexdigest(),
             "leakage_checked_against": sorted(set(self._leaks.values())),

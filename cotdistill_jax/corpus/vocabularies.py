@@ -12,7 +12,7 @@ import sentencepiece
 
 from cotdistill_jax import formats
 from cotdistill_jax.benchmarks import Question, files
-from cotdistill_jax.teacher.shards import file_sha256
+from cotdistill_jax.files import file_sha256
 
 ARITH_VOCABULARY_SIZE = 512
 _ARITH_MODEL = pathlib.Path(__file__).with_name("arith.spiece.model")
@@ -39,7 +39,7 @@ def t5_vocabulary(data_dir: str | os.PathLike[str] | None = None) -> pathlib.Pat
 
 def checksum(path: str | os.PathLike[str]) -> str:
     """Returns the SHA-256 of a vocabulary file, hexadecimal; corpora carry it, readers compare it."""
-    return file_sha256(pathlib.Path(path))
+    return file_sha256(path)
 
 
 def train_arith_vocabulary(questions: Iterable[Question]) -> bytes:

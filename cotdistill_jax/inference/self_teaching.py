@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from cotdistill_jax import files
 from cotdistill_jax.inference import lengths, scoring
 from cotdistill_jax.inference.planning import Part
 from cotdistill_jax.inference.vocabulary import EOS_ID, Vocabulary
@@ -63,7 +64,7 @@ def record_of(
 
 
 def write_records(
-    folder: str | os.PathLike[str],
+    folder: files.AnyPath,
     part: Part,
     inputs: Sequence[lengths.FittedPrompt],
     generator: "Generator",

@@ -10,7 +10,6 @@ Manifest keys: `artefact`, `schema_version`, `code_version`, `complete`, `config
 
 import collections
 import dataclasses
-import hashlib
 import json
 import os
 import pathlib
@@ -23,6 +22,7 @@ import pyarrow.parquet as pq
 
 import cotdistill_jax
 from cotdistill_jax import files
+from cotdistill_jax.files import file_sha256, write_json_atomically
 
 MANIFEST_NAME = "manifest.json"
 TEMPORARY_SUFFIX = ".partial"
@@ -49,23 +49,6 @@ class Layout:
     schema: pa.Schema
     schema_version: int
     repetitive: tuple[str, ...] = ()
-
-
-def file_sha256(path: pathlib.Path) -> str:
-    """Returns the SHA-256 checksum of a file as 64 hexadecimal digits."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def write_json_atomically(path: pathlib.Path, value: Any) -> None:
-    """Replaces `path` by the JSON text of `value`; a reader sees the old or the new file, never a part."""
-    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
-    with temporary.open("w", encoding="utf-8") as stream:
-        json.dump(value, stream, indent=2, sort_keys=True, ensure_ascii=False)
-        stream.write("\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
 
 
 def read_manifest(folder: str | os.PathLike[str], layout: Layout) -> dict[str, Any]:

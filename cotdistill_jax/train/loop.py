@@ -6,8 +6,6 @@ its last whole checkpoint stands: parameters, optimizer, step (hence schedule an
 
 import contextlib
 import dataclasses
-import os
-import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -18,7 +16,7 @@ import tensorflow as tf
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from cotdistill_jax import network
+from cotdistill_jax import files, network
 from cotdistill_jax.checkpoints import (
     TrainCheckpoints,
     TrainState,
@@ -65,7 +63,7 @@ class Result(NamedTuple):
 
 def train(
     *,
-    model_dir: str | os.PathLike[str],
+    model_dir: files.AnyPath,
     network_config: network.T5Config,
     mixture_or_task_name: str,
     task_feature_lengths: Mapping[str, int],
@@ -165,8 +163,9 @@ def train(
     first_host = jax.process_index() == 0
     folder = run_folder.prepare(model_dir)
     with contextlib.ExitStack() as opened:
+        lock = run_lock.of_other_host(folder)
         if first_host:
-            opened.enter_context(run_lock.hold(folder))
+            lock = opened.enter_context(run_lock.hold(folder))
         watch = opened.enter_context(stopwatch.Stopwatch(age_seconds))
         stop = stop or opened.enter_context(stopping.StopSignal())
         mesh = starting.checked_mesh(mesh_shape, network_config, batch_size, num_microbatches)
@@ -264,6 +263,7 @@ def train(
             evaluate=evaluate,
             plan=_Plan(total_steps, log_period, save_period, eval_period),
             folder=folder,
+            lock=lock,
             checkpoints=checkpoints,
             log=log,
             window=window,
@@ -302,7 +302,8 @@ class _Loop:
     batches: Batches
     evaluate: EvaluateFn | None
     plan: _Plan
-    folder: pathlib.Path
+    folder: files.Path
+    lock: files.Lock
     checkpoints: TrainCheckpoints
     log: MetricsLog
     window: Window
@@ -348,7 +349,8 @@ class _Loop:
         """Starts to save a checkpoint of parameters that are seen to be finite."""
         self.window.check()
         with self._writing():
-            run_lock.check_exists(self.folder)
+            self.lock.check()
+            self.log.flush()
             self.times.update(done, at_once=True)
         with self.watch.part(stopwatch.SAVING):
             notes = {
@@ -391,8 +393,7 @@ class _Loop:
         try:
             yield
         except (OSError, ValueError, tf.errors.OpError) as error:
-            whole = list_steps(self.folder) if self.folder.exists() else []
-            kept = f"the last whole one is that of step {whole[-1]}" if whole else "there is none"
+            kept = _newest_whole(self.folder)
             raise CheckpointWriteError(
                 f"train: a checkpoint could not be written in {self.folder}; {kept}. Make room there or bring the folder "
                 f"back, then run the same command again. The reason: {str(error)[:400]}"
@@ -426,6 +427,15 @@ class _Loop:
                 f"{', '.join(sorted(results))}"
             )
         return results
+
+
+def _newest_whole(folder: files.Path) -> str:
+    """Returns in words which checkpoint of a folder is the last whole one."""
+    try:
+        whole = list_steps(folder) if folder.exists() else []
+    except files.BucketError:
+        return "which one is the last whole one can't be asked now"
+    return f"the last whole one is that of step {whole[-1]}" if whole else "there is none"
 
 
 @jax.jit

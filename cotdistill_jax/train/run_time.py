@@ -15,13 +15,11 @@ Apart from `stopwatch.py`, which needs JAX, so that the report does not.
 import contextlib
 import dataclasses
 import datetime
-import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 from cotdistill_jax import files
-from cotdistill_jax.teacher.shards import write_json_atomically
 
 TIME_FILE = "time.json"
 SCHEMA_VERSION = 1
@@ -43,7 +41,7 @@ class Start:
     ended: str | None = None
 
 
-def read(folder: pathlib.Path) -> list[Start]:
+def read(folder: files.Path) -> list[Start]:
     """Returns the starts of a run, oldest first; none where the folder has no `time.json`.
 
     Raises:
@@ -66,7 +64,7 @@ class RunTime:
 
     def __init__(
         self,
-        folder: pathlib.Path,
+        folder: files.Path,
         step: int,
         notes: Mapping[str, Any] | None,
         seconds: Callable[[], Mapping[str, float]],
@@ -118,7 +116,7 @@ class RunTime:
         if self._write and (ended or at_once or now - self._written > _WRITE_SECONDS):
             self._written = now
             starts = [_rounded(start) for start in self._starts]
-            write_json_atomically(
+            files.write_json_atomically(
                 self._folder / TIME_FILE, {"schema_version": SCHEMA_VERSION, "starts": starts}
             )
 

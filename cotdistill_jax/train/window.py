@@ -5,7 +5,6 @@ of a continued run says what that of an uninterrupted one says.
 """
 
 import collections
-import pathlib
 import time
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -14,6 +13,7 @@ import jax
 import numpy as np
 import optax
 
+from cotdistill_jax import files
 from cotdistill_jax.train import incidents
 from cotdistill_jax.train.metrics_log import MetricsLog
 
@@ -36,7 +36,7 @@ class Window:
 
     def __init__(
         self,
-        folder: pathlib.Path,
+        folder: files.Path,
         log: MetricsLog,
         mixture_or_task_name: str,
         schedule: optax.Schedule | None = None,
@@ -186,7 +186,7 @@ class Window:
         number: int,
         scalars: Mapping[str, float],
         batch: Mapping[str, np.ndarray],
-    ) -> pathlib.Path:
+    ) -> files.Path:
         """Writes the batch, on the first host only, and returns where."""
         path = incidents.path_of(self._folder, number, kind)
         if jax.process_index() == 0:

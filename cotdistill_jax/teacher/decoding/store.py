@@ -18,6 +18,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from cotdistill_jax.files import write_json_atomically
 from cotdistill_jax.teacher import records, shards
 from cotdistill_jax.teacher.decoding import journal
 from cotdistill_jax.teacher.decoding.answers import Usage
@@ -166,7 +167,7 @@ class Store:
 
     def write_report(self, report: Mapping[str, Any]) -> None:
         """Replaces the report."""
-        shards.write_json_atomically(self.folder / REPORT_NAME, report)
+        write_json_atomically(self.folder / REPORT_NAME, report)
 
     def __enter__(self) -> "Store":
         """Returns the store."""
