@@ -4,6 +4,7 @@ python -m cotdistill_jax.train --gin_file=gin/experiments/LEAF.gin --gin_file=gi
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -12,6 +13,7 @@ from cotdistill_jax import command, files
 command.import_quietly("tensorflow")
 
 import gin
+import jax
 import seqio
 from absl import app, flags, logging
 
@@ -80,9 +82,19 @@ def main() -> None:
             result = train(description=description, stop=stop, age_seconds=stopwatch.process_age())
         folder = gin.query_parameter("MODEL_DIR/macro.value")
         ending = "done" if result.finished else "stopped; run the same command to continue"
-        print(f"train: {ending} after step {result.step}: {folder}")
+        print(f"train: {ending} after step {result.step}: {folder}", flush=True)
+        if not result.finished:
+            _leave()
 
     app.run(run, argv=arguments)
+
+
+def _leave() -> None:
+    """Ends this process although a thread of it compiles, or waits for data."""
+    if jax.distributed.is_initialized():
+        jax.distributed.shutdown()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _connect(description: run_folder.Description) -> None:

@@ -63,9 +63,13 @@ class StopSignal:
             self._written.close()
         self._votes.close()
 
-    def requested(self) -> bool:
-        """Returns whether to stop now, the same in all processes, which ask in the same order and wait for each other."""
-        return self._votes.any(self.wanted)
+    def requested(self, unless: bool = False) -> bool:
+        """Returns whether to stop now, the same in all processes, which ask in the same order and wait for each other.
+
+        Args:
+          unless: this process has done what all wait for, and would rather go on.
+        """
+        return self._votes.any(self.wanted and not unless)
 
     def check(self) -> None:
         """Asks `requested`; for work that may be dropped, between its parts.
