@@ -27,11 +27,12 @@ GRACE_SECONDS = 30  # what clouds and clusters give at least
 NEVER = 1_000_000
 # Lines of many files, and a metric, so that SeqIO evaluates.
 TASKS = """\
-import os
+import faulthandler, os, signal
 import jax, seqio, tensorflow as tf
 from cotdistill_jax import corpus, features
 
 jax.config.update("jax_log_compiles", True)
+faulthandler.register(signal.SIGUSR1)  # says where a process is that does not end
 
 def examples(split, shuffle_files, seed=None):
     folder = os.environ["STOP_TEST_DATA"]
@@ -46,7 +47,7 @@ seqio.TaskRegistry.add(
     output_features=features.text_features(vocabulary), metric_fns=[lambda targets, predictions: {"seen": len(targets)}])
 """
 MACROS = {
-    "MIXTURE_OR_TASK_NAME": "'stop_test'", "BATCH_SIZE": 8, "DROPOUT_RATE": 0.1, "LOG_PERIOD": 1, "SAVE_PERIOD": NEVER,
+    "MIXTURE_OR_TASK_NAME": "'stop_test'", "BATCH_SIZE": 64, "DROPOUT_RATE": 0.1, "LOG_PERIOD": 1, "SAVE_PERIOD": NEVER,
     "TRAIN_STEPS": NEVER, "MESH_SHAPE": "(1, 2, 1)", "EVAL_FEATURE_LENGTHS": "{'inputs': 64, 'targets': 64}",
     "EVAL_NUM_EXAMPLES": 128, "EVAL_BATCH_SIZE": 8, "EVAL_PERIOD": None,
 }  # fmt: skip
@@ -91,7 +92,7 @@ class Pair:
 
     def finish(self):
         """Waits until both have ended, each well; returns the seconds until each had."""
-        ended = {}
+        ended, asked = {}, set()
         since = time.monotonic()
         while len(ended) < 2:
             assert time.monotonic() < since + 300, [self.said(index)[-3000:] for index in (0, 1)]
@@ -99,6 +100,9 @@ class Pair:
                 state = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
                 if state == "Z":
                     ended.setdefault(pid, time.monotonic() - since)
+                elif pid not in asked and time.monotonic() > since + GRACE_SECONDS / 2:
+                    asked.add(pid)
+                    os.kill(pid, signal.SIGUSR1)
             time.sleep(0.01)
         for index, pid in enumerate(self.pids):
             assert self._runner.status(pid) == 0, self.said(index)[-4000:]
