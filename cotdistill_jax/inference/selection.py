@@ -9,7 +9,7 @@ from typing import Any
 from etils import epath
 
 from cotdistill_jax import checkpoints, files
-from cotdistill_jax.checkpoints import conversion, hub, model_files
+from cotdistill_jax.checkpoints import conversion, hub, model_files, stored
 
 _HUGGINGFACE_CONFIG = "config.json"
 _WEIGHT_FILES = (
@@ -73,9 +73,17 @@ def select(checkpoint: str, steps: str | None = None) -> list[Selected]:
 def load(
     selected: Selected, vocabulary_file: str | os.PathLike[str] | None = None
 ) -> checkpoints.Model:
-    """Returns the model of a selected checkpoint, whichever layout it has: ours, Hugging Face's or T5X's.
+    """Returns the model of a selected checkpoint, read into memory; arguments, layouts and exceptions are those of `open_model`."""
+    model = open_model(selected, vocabulary_file)
+    return dataclasses.replace(model, params=stored.materialise(model.params))
 
-    Scanned layers are taken apart, because they do not decode.
+
+def open_model(
+    selected: Selected, vocabulary_file: str | os.PathLike[str] | None = None
+) -> checkpoints.Model:
+    """Returns the model of a selected checkpoint, whichever layout it has: ours, Hugging Face's or T5X's; nothing is read yet.
+
+    Scanned layers are taken apart, because they do not decode. The parameters are `StoredArray`s.
 
     Args:
         selected: from `select`.
@@ -85,7 +93,7 @@ def load(
         FileNotFoundError: a file is missing, such as the vocabulary (T5X's checkpoints hold none).
         ValueError: a file is damaged or belongs to another model, such as a vocabulary of another size.
     """
-    weights = conversion.load(str(selected.path))
+    weights = conversion.open_weights(str(selected.path))
     config, params = weights.config, weights.params
     vocabulary = pathlib.Path(
         vocabulary_file or weights.vocabulary_file or _vocabulary_beside(selected.path)
