@@ -134,7 +134,7 @@ def stream(
         partitioning.check_mesh(mesh, config, batch_size)
     key = jax.random.key(0) if key is None else key
     if mesh is not None:
-        key = jax.device_put(key, partitioning.replicated(mesh))
+        key = jax.jit(lambda key: key, out_shardings=partitioning.replicated(mesh))(key)
     waiting = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     prepared = params if isinstance(params, Weights) else prepare(config, params, weights)
     dynamic = weights == INT8_DYNAMIC

@@ -43,16 +43,14 @@ def together(function: Callable[[], Value]) -> Value:
     """
     if jax.process_count() == 1:
         return function()
-    failure: Exception | None = None
     try:
         value = function()
-    except Exception as error:
-        failure = error
-    failed = _gathered(int(failure is not None))
-    if failure is not None:
-        raise failure
-    if any(failed):
-        raise ValueError(_failed([number for number, flag in enumerate(failed) if flag]))
+    except Exception:
+        _gathered(1)
+        raise
+    failed = [number for number, flag in enumerate(_gathered(0)) if flag]
+    if failed:
+        raise ValueError(_failed(failed))
     return value
 
 
