@@ -27,9 +27,8 @@ NAME = "arith.zero_shot_cot"
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A Hugging Face folder of a random network that says different things to different questions."""
+    """A Hugging Face folder of a random network."""
     params = checkpoints.init_variables(CONFIG, jax.random.key(3))["params"]
-    params = jax.tree.map(lambda leaf: 4 * np.asarray(leaf), params)
     folder = tmp_path_factory.mktemp("models") / "model"
     huggingface.write(folder, CONFIG, params, corpus.arith_vocabulary(), extra_ids=0)
     return folder
@@ -86,7 +85,7 @@ def _one(model, folder, *flags):
 
 
 def _assert_same(folder, expected, name=NAME):
-    """Asserts the same files, but for the rounding of log-probabilities."""
+    """Asserts the same files, but for the rounding of log-probabilities, which depends on how many rows a device has."""
     for file in ("results.json", "manifest.json"):
         assert (folder / file).read_bytes() == (expected / file).read_bytes()
     found, wanted = (
@@ -97,7 +96,7 @@ def _assert_same(folder, expected, name=NAME):
     np.testing.assert_allclose(
         [float(n) for n in number.findall(found)],
         [float(n) for n in number.findall(wanted)],
-        rtol=1e-5,
+        rtol=1e-6,
     )
 
 
@@ -156,8 +155,6 @@ def test_all_processes_end_where_one_fails(model, tmp_path):
     assert "was made with other settings: max_new_tokens is 12, now 11" in said
     assert "process 1 ends, as process(es) [0] failed; see what they print" in other
     missing = tmp_path / "none"
-    (first, _, said), (second, _, other) = _two(
-        model, folder, only=((), (f"--data_dir={missing}",))
-    )
+    (first, _, said), (second, _, other) = _two(model, folder, only=((), (f"--vocab={missing}",)))
     assert (first, second) == (1, 1), said + other
     assert "process 0 ends, as process(es) [1] failed" in said and str(missing) in other
