@@ -98,6 +98,7 @@ class GcsServer:
             "TENSORSTORE_GCS_HTTP_URL": self.url,
             "https_proxy": self.url,
             "CURL_CA_BUNDLE": str(certificate),
+            "STORAGE_EMULATOR_HOST": self.url,
             "NO_GCE_CHECK": "true",
             "GOOGLE_AUTH_TOKEN_FOR_TESTING": "test",
         }

@@ -18,7 +18,6 @@ difference is that Hugging Face stores linear maps as [out, in] and ours are [in
 """
 
 import pathlib
-import shutil
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -148,7 +147,7 @@ def open_params(
         another function than ours, copies of the embedding differ, or tensors are missing, unexpected or of another shape than
         `config.json` says; the message lists them.
     """
-    folder = pathlib.Path(folder)
+    folder = files.local_path(folder, "checkpoints", "a Hugging Face folder that is read")
     described = tensor_files.read_json(folder / "config.json", "a Hugging Face T5 folder")
     _check_fields(described, folder)
     tensors = _one_embedding(tensor_files.read(folder), folder)
@@ -199,7 +198,7 @@ def write(
     Raises:
       ValueError: parameters are missing, unexpected or of another shape than `config` says.
     """
-    folder = pathlib.Path(folder)
+    folder = files.local_path(folder, "checkpoints", "a Hugging Face folder that is written")
     ours = traverse_util.flatten_dict(dict(params), sep="/")
     names = tensor_names(config)
     shapes = tensor_shapes(config)
@@ -214,7 +213,9 @@ def write(
     start = {"decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
     write_json_atomically(folder / "generation_config.json", start)
     if vocabulary_file is not None:
-        shutil.copyfile(vocabulary_file, folder / _VOCABULARY_FILE)
+        files.write_atomically(
+            folder / _VOCABULARY_FILE, files.as_path(vocabulary_file).read_bytes()
+        )
         write_json_atomically(folder / "tokenizer_config.json", _tokenizer(extra_ids))
         _warn_of_other_ids(folder / _VOCABULARY_FILE)
 

@@ -126,7 +126,7 @@ class TrainCheckpoints:
             create=True,
         )
         self._manager = ocp.CheckpointManager(
-            epath.Path(str(files.as_path(model_dir))).absolute(),
+            epath.Path(str(files.as_path(model_dir).absolute())),
             options=options,
             item_handlers={
                 _STATE: ocp.PyTreeCheckpointHandler(),

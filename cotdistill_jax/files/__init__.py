@@ -24,7 +24,15 @@ from cotdistill_jax.files.content import (
 )
 from cotdistill_jax.files.locks import HeldError, Lock, LostError, hold
 from cotdistill_jax.files.names import expand_home
-from cotdistill_jax.files.paths import AnyPath, Path, as_path, is_remote, local_path
+from cotdistill_jax.files.paths import (
+    AnyPath,
+    Path,
+    as_path,
+    entries,
+    is_remote,
+    local_path,
+    name_below,
+)
 from cotdistill_jax.files.patterns import is_name, matches, refuse_pattern
 from cotdistill_jax.files.vocabulary import open_vocabulary
 from cotdistill_jax.files.writing import (
@@ -47,6 +55,7 @@ __all__ = [
     "Path",
     "SchemeError",
     "as_path",
+    "entries",
     "expand_home",
     "explain",
     "file_sha256",
@@ -57,6 +66,7 @@ __all__ = [
     "is_url",
     "local_path",
     "matches",
+    "name_below",
     "open_vocabulary",
     "read_head",
     "read_json",

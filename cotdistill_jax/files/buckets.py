@@ -134,12 +134,6 @@ class BucketPath:
         """Returns the path with another suffix."""
         return self.with_name(self.stem + suffix)
 
-    def relative_to(self, folder: "BucketPath") -> str:
-        """Returns the rest of the path below a folder."""
-        if self.parts[: len(folder.parts)] != folder.parts:
-            raise ValueError(f"files: {self} does not lie below {folder}")
-        return "/".join(self.parts[len(folder.parts) :])
-
     def absolute(self) -> Self:
         """Returns itself, as every URL is whole."""
         return self
@@ -177,12 +171,17 @@ class BucketPath:
     def rglob(self, pattern: str) -> Iterator[Self]:
         """Yields the files anywhere below whose names match."""
         for key in sorted(self._keys()):
-            if fnmatch.fnmatchcase(posixpath.basename(key), pattern):
+            if not key.endswith("/") and fnmatch.fnmatchcase(posixpath.basename(key), pattern):
                 yield self / key
 
     def read_head(self, size: int) -> bytes:
         """Returns the first `size` bytes, or all where there are fewer."""
-        head = self._read(slice(0, size)) if self.key else None
+        try:
+            head = self._read(slice(0, size)) if self.key else None
+        except BucketError as error:
+            if "OUT_OF_RANGE" not in str(error):
+                raise
+            return self.read_bytes()  # shorter than that
         if head is None:
             raise FileNotFoundError(2, "No such file in the bucket", str(self))
         return head
@@ -216,11 +215,15 @@ class BucketPath:
         """Writes or replaces the object, whole."""
         return self.write_bytes(content.encode(encoding))
 
-    def open(self, mode: str = "r", encoding: str = "utf-8") -> IO[Any]:
+    def open(self, mode: str = "r", encoding: str = "utf-8", newline: str | None = None) -> IO[Any]:
         """Returns a file that is read from memory, or written to the bucket when it is closed without an error."""
         if mode in ("r", "rb"):
             content = io.BytesIO(self.read_bytes())
-            return content if mode == "rb" else io.TextIOWrapper(content, encoding=encoding)
+            return (
+                content
+                if mode == "rb"
+                else io.TextIOWrapper(content, encoding=encoding, newline=newline)
+            )
         if mode in ("w", "wb"):
             sink = _Upload(self)
             return sink if mode == "wb" else _TextUpload(sink, encoding=encoding)

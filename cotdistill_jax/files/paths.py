@@ -13,7 +13,7 @@ from cotdistill_jax.files import names
 from cotdistill_jax.files.buckets import BucketPath, SchemeError, is_url
 
 Path: TypeAlias = pathlib.Path | BucketPath
-AnyPath: TypeAlias = "str | os.PathLike[str] | BucketPath"
+AnyPath: TypeAlias = str | os.PathLike[str] | BucketPath
 _HALF_A_URL = re.compile(r"^(?:gs|s3|https?|hf|az|file):/(?!/)")
 
 
@@ -52,6 +52,23 @@ def local_path(path: AnyPath, stage: str, what: str) -> pathlib.Path:
             f"{stage}: {what} can't be in a bucket ({found}); give a folder of this machine and copy it there afterwards"
         )
     return found
+
+
+def entries(folder: Path, pattern: str = "*") -> list[Path]:
+    """Returns what lies directly in a folder, or below it where the pattern has slashes, and matches; sorted.
+
+    Args:
+        folder: that exists.
+        pattern: as `glob` takes it, parts between slashes; characters of the folder's own name are none of a pattern.
+    """
+    return sorted(folder.glob(pattern), key=str)
+
+
+def name_below(path: Path, folder: Path) -> str:
+    """Returns the path of what lies below a folder, without the folder, parts between slashes."""
+    if path.parts[: len(folder.parts)] != folder.parts:
+        raise ValueError(f"files: {path} does not lie below {folder}")
+    return "/".join(path.parts[len(folder.parts) :])
 
 
 def is_remote(path: Any) -> bool:

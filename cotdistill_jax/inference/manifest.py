@@ -51,7 +51,9 @@ def folder_sha256(folder: files.Path) -> str:
     single = folder.is_file()
     if isinstance(folder, files.BucketPath):
         for path in [folder] if single else sorted(folder.rglob("*")):
-            digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_head(_START_BYTES))
+            digest.update(
+                f"{files.name_below(path, folder)}\0".encode() + path.read_head(_START_BYTES)
+            )
         return digest.hexdigest()
     for file in [folder] if single else sorted(p for p in folder.rglob("*") if p.is_file()):
         start = files.read_head(file, _START_BYTES)
