@@ -1,9 +1,13 @@
 """Command line of the embedded runner.
 
 python -m cotdistill_jax.train --gin_file=gin/experiments/LEAF.gin --gin_file=gin/runs/finetune.gin --gin.MODEL_DIR='"DIR"'
+
+Exit status: 0 where all steps are done; 75 (EX_TEMPFAIL) where a signal stopped it, its checkpoint saved, so that a scheduler knows to
+run the same command again; 1 for a mistake, in one line, and for a fault, with its traceback.
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -16,7 +20,7 @@ import jax
 import seqio
 from absl import app, flags, logging
 
-from cotdistill_jax.train import gin_config, loop, run_folder
+from cotdistill_jax.train import agreement, gin_config, loop, run_folder
 
 _FILES = flags.DEFINE_multi_string(
     "gin_file", None, "Gin file; repeat it, later files win.", required=True
@@ -69,6 +73,7 @@ def main() -> None:
         for module in _MODULES.value:
             importlib.import_module(module)
         gin_config.parse(_FILES.value, bindings, _PATHS.value)
+        agreement.check(gin.config_str())
         description = run_folder.Description(gin.config_str(), sys.argv, _ALLOW.value)
         try:
             train = gin.get_configurable(loop.train)
@@ -80,6 +85,8 @@ def main() -> None:
         folder = gin.query_parameter("MODEL_DIR/macro.value")
         ending = "done" if result.finished else "stopped; run the same command to continue"
         print(f"train: {ending} after step {result.step}: {folder}")
+        if not result.finished:
+            sys.exit(os.EX_TEMPFAIL)
 
     app.run(run, argv=arguments)
 

@@ -82,8 +82,33 @@ def test_two_processes_give_the_losses_of_one_and_a_signal_stops_both_after_the_
         time.sleep(0.05)
     os.kill(pids[1], signal.SIGTERM)
     for pid in pids:
-        said = runner.finish(pid, run)
+        said = runner.finish(pid, run, os.EX_TEMPFAIL)
     (stopped,) = checkpoints.list_steps(run)
     assert f"stopped by SIGTERM after step {stopped} of 100000" in said
     assert metrics_file.read_metrics(run)[-1]["step"] == stopped
     assert _losses(run)[:6] == pytest.approx(_losses(one), rel=TOLERANCE)
+
+
+def test_two_processes_of_different_configurations_are_refused_before_anything_is_made(
+    tmp_path, runner
+):
+    run = tmp_path / "run"
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"--coordinator_address=localhost:{free.getsockname()[1]}"
+    pids = [
+        _start(
+            runner,
+            run,
+            4,
+            (address, "--process_count=2", f"--process_index={index}"),
+            TRAIN_STEPS=4 + index,
+        )
+        for index in (0, 1)
+    ]
+    assert [runner.status(pid) for pid in pids] == [1, 1]
+    said = runner.said(run)
+    assert "process 0" in said
+    assert "has 'TRAIN_STEPS = 4'" in said
+    assert "has 'TRAIN_STEPS = 5'; give all of them the same commit" in said
+    assert not run.exists()
