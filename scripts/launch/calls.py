@@ -105,18 +105,20 @@ _MEANINGS = (
 
 def meaning(text: str) -> str | None:
     """Returns what an error message of a cloud or a scheduler means and what to do; None: not known."""
-    return next((said for pattern, said in _MEANINGS if re.search(pattern, text)), None)
+    return next(
+        (said for pattern, said in _MEANINGS if re.search(pattern, text, re.IGNORECASE)), None
+    )
 
 
-def explain(command: Sequence[str], answer: Answer) -> str:
-    """Returns one line about a command that failed: what was called, its error, what to do."""
+def explain(command: Sequence[str], answer: Answer, where: str = "") -> str:
+    """Returns one line about a command that failed: where, what was called, its error, what to do."""
     lines = [line.strip() for line in (answer.error or answer.out).splitlines() if line.strip()]
     errors = [line for line in lines if "ERROR" in line or "error" in line.lower()]
     said = (errors or lines[-1:] or [f"exit status {answer.code}, and not a word"])[0]
     said = re.sub(r"^ERROR: (\(gcloud[\w.-]*\) )?", "", said)[:400]
     known = meaning(answer.error + answer.out)
     name = " ".join([pathlib.Path(command[0]).name, *_words(command[1:])])
-    return f"launch: {name}: {said}" + (f". What to do: {known}" if known else "")
+    return f"launch: {where}{name}: {said}" + (f". What to do: {known}" if known else "")
 
 
 def _words(arguments: Sequence[str]) -> list[str]:

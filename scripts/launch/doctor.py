@@ -10,7 +10,6 @@ It takes no device: it may run beside a training run.
 import os
 import pathlib
 import shlex
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +21,7 @@ from findings import KINDS, Finding, report
 
 _HOSTS = flags.DEFINE_integer("num_hosts", 1, "Hosts of the run.")
 _DEVICES = flags.DEFINE_integer("num_devices", None, "JAX devices of all hosts together.")
+_PER_NODE = flags.DEFINE_integer("processes_per_node", 1, "Processes of the run on a host.")
 _GRACE = flags.DEFINE_float(
     "grace_seconds",
     None,
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     in_bucket = folder is not None and "://" in folder
     checks: list[Any] = [
         host.busy_driver,
-        lambda: host.hidden_gpus(os.environ),
+        lambda: host.hidden_gpus(os.environ, _PER_NODE.value),
         lambda: host.loopback(command, hosts),
         lambda: host.clock_skew(_CLOCK.value if in_bucket else ""),
         lambda: host.run_folder(folder, hosts, shared="SLURM_JOB_ID" in os.environ),
@@ -76,4 +76,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(app.run(main))
+    app.run(main)

@@ -59,8 +59,8 @@ def busy_driver(
         )  # fmt: skip
 
 
-def hidden_gpus(environment: Mapping[str, str]) -> Iterator[Finding]:
-    """Yields how the processes of a SLURM step don't see the GPUs of its job, or JAX wouldn't take all of them."""
+def hidden_gpus(environment: Mapping[str, str], processes_per_node: int) -> Iterator[Finding]:
+    """Yields how the processes of a SLURM job don't see its GPUs, or JAX wouldn't take all of them."""
     if "SLURM_JOB_ID" not in environment:
         return
     names = ("SLURM_JOB_GPUS", "SLURM_STEP_GPUS", "SLURM_GPUS_ON_NODE", "SLURM_GPUS_PER_NODE")
@@ -76,17 +76,15 @@ def hidden_gpus(environment: Mapping[str, str]) -> Iterator[Finding]:
     if not visible:
         return
     count = len(visible.split(","))
-    local = int(environment.get("SLURM_LOCALID", 0))
     wanted = environment.get("JAX_LOCAL_DEVICE_IDS")
-    on_node = int(re.match(r"\d+", environment.get("SLURM_STEP_TASKS_PER_NODE", "1"))[0])  # type: ignore[index]
-    if wanted is None and on_node == 1 and count > 1:
+    if wanted is None and processes_per_node == 1 and count > 1:
         yield Finding(
             "gpus", where, f"one process sees {count} GPUs, and under SLURM JAX takes the one with the process's local number",
             f"export JAX_LOCAL_DEVICE_IDS={','.join(map(str, range(count)))}",
         )  # fmt: skip
-    if wanted is None and local >= count:
+    if wanted is None and processes_per_node > count:
         yield Finding(
-            "gpus", where, f"process {local} of this node sees {count} GPUs and would take number {local}",
+            "gpus", where, f"{processes_per_node} processes of this node see {count} GPUs, and each would take the one with its local number",
             "bind none: srun --gpu-bind=none, so that each process sees all of the node's",
         )  # fmt: skip
 

@@ -60,7 +60,7 @@ _ON_STOP = flags.DEFINE_string(
     "on_stop", None, "Command that passes SIGTERM on; default: the command gets it."
 )
 _RESUBMIT = flags.DEFINE_string(
-    "resubmit", None, "Command for a run that was stopped before its end, such as scontrol requeue."
+    "resubmit", None, "Command after SIGTERM, not after SIGINT, such as scontrol requeue."
 )
 
 
@@ -142,6 +142,7 @@ class Supervisor:
         self._command = list(command)
         self._child: subprocess.Popen[bytes] | None = None
         self._told = threading.Event()
+        self._resubmit = True
         self._last: list[str] = []
         self.status = Status("waiting", pid=os.getpid(), host=socket.gethostname(), command=command)
 
@@ -181,7 +182,7 @@ class Supervisor:
             self._told.wait(wait)
             wait = min(2 * wait, _LONGEST_WAIT.value)
         self._set("stopped", "told to stop; start it again to continue")
-        if _RESUBMIT.value:
+        if _RESUBMIT.value and self._resubmit:
             say(f"$ {_RESUBMIT.value}")
             subprocess.run(_RESUBMIT.value, shell=True, check=False)
         return STOPPED
@@ -208,6 +209,7 @@ class Supervisor:
     def _stop(self, number: int, frame: object) -> None:
         first = not self._told.is_set()
         self._told.set()
+        self._resubmit = self._resubmit and number != signal.SIGINT
         if first:
             self._pass_on()
 

@@ -243,18 +243,29 @@ class Launch:
             try:
                 found[reply.worker] = json.loads(reply.answer.out.splitlines()[-1])
             except (IndexError, json.JSONDecodeError):
-                found[reply.worker] = {"state": "unreached", "reason": reply.fault}
+                found[reply.worker] = {
+                    "state": "unreached",
+                    "reason": reply.fault.removeprefix(f"launch: worker {reply.worker}: "),
+                }
         return found
 
     def run(self) -> int:
         """Brings the run to its end; returns the exit status."""
         self.check_before_unless_there()
-        up, unreached, shown = False, 0, ""
+        up, tries, unreached, shown = False, 0, 0, ""
         while True:
-            self.create()
             if not up:
-                self.bring_up()
-                up = True
+                self.create()
+                try:
+                    self.bring_up()
+                except calls.CallError as error:
+                    tries += 1
+                    if tries >= _UNREACHED or not self._may_pass(error):
+                        raise
+                    say(f"{error}; trying again")
+                    time.sleep(_POLL.value)
+                    continue
+                up, tries = True, 0
                 if self.called.dry_run:
                     return 0
             time.sleep(_POLL.value)
@@ -288,6 +299,10 @@ class Launch:
                     "a host ended without being done (a reboot for maintenance?): starting it again"
                 )
                 up = False
+
+    def _may_pass(self, error: calls.CallError) -> bool:
+        """Returns whether a start failed for a reason that passes: a machine that just boots, a slice that was preempted."""
+        return "port 22" in str(error) or self.slice.state()[0] is not State.READY
 
     def check_before_unless_there(self) -> None:
         """Checks what a new slice needs, unless it is there already."""

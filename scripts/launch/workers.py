@@ -106,7 +106,7 @@ class Reply:
     @property
     def fault(self) -> str:
         """One line on why the call failed."""
-        return f"worker {self.worker}: {calls.explain(self.call, self.answer)}"
+        return calls.explain(self.call, self.answer, f"worker {self.worker}: ")
 
 
 def on_all(
