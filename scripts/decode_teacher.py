@@ -31,7 +31,7 @@ from absl import app, flags
 from tqdm import tqdm
 
 from cotdistill_jax import benchmarks, command
-from cotdistill_jax.benchmarks import files
+from cotdistill_jax.benchmarks import reading
 from cotdistill_jax.inference import prompts
 from cotdistill_jax.teacher import decoding
 
@@ -136,8 +136,10 @@ def load_questions() -> list[benchmarks.Question]:
         return benchmarks.load(_BENCHMARK.value, _SPLIT.value, _DATA_DIR.value)[: _LIMIT.value]
     path = pathlib.Path(_QUESTIONS.value)
     questions: dict[str, benchmarks.Question] = {}
-    for row, record in enumerate(files.read_json_lines(path)):
-        fields = [files.field(record, name, str, path, row) for name in ("id", "question", "gold")]
+    for row, record in enumerate(reading.read_json_lines(path)):
+        fields = [
+            reading.field(record, name, str, path, row) for name in ("id", "question", "gold")
+        ]
         if not fields[0] or fields[0] in questions:
             raise ValueError(
                 f"decode: {path} record {row}: the id {fields[0]!r} is empty or occurs twice; number the questions."

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from cotdistill_jax import answers, command, teacher
 from cotdistill_jax.answers import labelling
+from cotdistill_jax.files import file_sha256, write_json_atomically
 from cotdistill_jax.teacher import (
     formatted,
     restricted_pickle,
@@ -110,7 +111,7 @@ def import_pickles(folder: pathlib.Path, output: pathlib.Path) -> dict[str, Any]
             tqdm(samples, unit="question", desc=name),
             output / name,
             _config(samples.flavour),
-            {items.path.name: shards.file_sha256(items.path) for items in samples.files.values()},
+            {items.path.name: file_sha256(items.path) for items in samples.files.values()},
             samples,
         )
         report[name]["repeated_questions_left_out"] = [
@@ -129,7 +130,7 @@ def import_pickles(folder: pathlib.Path, output: pathlib.Path) -> dict[str, Any]
             target,
             _valid(tqdm(each, unit="example", desc=each.format)),
             config={"format": each.format, "keep_whole": _KEEP_WHOLE.value},
-            inputs={each.items.path.name: shards.file_sha256(each.items.path)},
+            inputs={each.items.path.name: file_sha256(each.items.path)},
             resume=(target / shards.MANIFEST_NAME).exists(),
         )
         report[f"formatted/{each.format}"] = {
@@ -156,7 +157,7 @@ def import_aligned(
         folder,
         _valid(tqdm(samples.aligned(), unit="example", desc=folder.name)),
         config={"format": folder.name, "keep_whole": _KEEP_WHOLE.value},
-        inputs={path.name: shards.file_sha256(path) for path in paths},
+        inputs={path.name: file_sha256(path) for path in paths},
         resume=(folder / shards.MANIFEST_NAME).exists(),
     )
     left_out = {"not_aligned_by_the_seed_or_invalid": num_samples - written}
@@ -186,7 +187,7 @@ def import_transcript(path: pathlib.Path, output: pathlib.Path) -> dict[str, Any
             transcript,
             output / name,
             _config(transcript.flavour),
-            {path.name: shards.file_sha256(path)},
+            {path.name: file_sha256(path)},
             transcript,
         )
     return {name: {**report, "repaired": dict(transcript.repaired)}}
@@ -259,7 +260,7 @@ def main(argv: list[str]) -> None:
         report = (import_transcript if _TRANSCRIPT.value else import_pickles)(source, output)
     except (ValueError, OSError) as error:
         sys.exit(str(error))
-    shards.write_json_atomically(output / _REPORT_NAME, report)
+    write_json_atomically(output / _REPORT_NAME, report)
     _print(report)
 
 

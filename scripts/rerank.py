@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 
 import cotdistill_jax
 from cotdistill_jax import command, inference
+from cotdistill_jax.files import file_sha256, write_json_atomically
 from cotdistill_jax.inference import (
     Prediction,
     results,
@@ -27,7 +28,7 @@ from cotdistill_jax.inference import (
     verifier_model,
     voting,
 )
-from cotdistill_jax.teacher.shards import MANIFEST_NAME, file_sha256, write_json_atomically
+from cotdistill_jax.teacher.shards import MANIFEST_NAME
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -132,7 +133,7 @@ def _write_manifest(
         "schema_version": verification.SCHEMA_VERSION,
         "code_version": cotdistill_jax.__version__,
         "config": {"verifier": flags.verifier, "batch_size": flags.batch_size},
-        "inputs": {file: file_sha256(pathlib.Path(file)) for file in flags.predictions},
+        "inputs": {file: file_sha256(file) for file in flags.predictions},
         "counts": {"in": num_samples, "out": num_samples},
         "area_under_roc": dict(areas),
     }

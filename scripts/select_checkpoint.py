@@ -15,9 +15,9 @@ import pathlib
 from collections.abc import Sequence
 
 from cotdistill_jax import command, files
+from cotdistill_jax.files import write_json_atomically
 from cotdistill_jax.report import checkpoint_choice, figures, trade_off
 from cotdistill_jax.report.run_files import Evaluation, read_run
-from cotdistill_jax.teacher.shards import write_json_atomically
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -22,7 +22,8 @@ import tqdm
 
 import cotdistill_jax
 from cotdistill_jax.benchmarks.sources import SOURCES, Source
-from cotdistill_jax.teacher.shards import MANIFEST_NAME, file_sha256, write_json_atomically
+from cotdistill_jax.files import file_sha256, write_json_atomically
+from cotdistill_jax.teacher.shards import MANIFEST_NAME
 
 ARTEFACT = "benchmarks"
 SCHEMA_VERSION = 1

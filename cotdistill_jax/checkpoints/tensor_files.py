@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from cotdistill_jax import files
-from cotdistill_jax.teacher.shards import write_json_atomically
+from cotdistill_jax.files import write_json_atomically
 
 Tensors = dict[str, np.ndarray]
 

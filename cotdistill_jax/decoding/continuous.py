@@ -8,7 +8,7 @@ ring, one encoder per bucket.
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -63,6 +63,7 @@ def generate(
     key: Array | None = None,
     eos_id: int = EOS_ID,
     weights: str = FLOAT,
+    before_round: Callable[[], None] = lambda: None,
 ) -> list[Completion]:
     """Returns one completion per prompt, in the order of the prompts; arguments as in `stream`."""
     answers = stream(
@@ -75,6 +76,7 @@ def generate(
         key=key,
         eos_id=eos_id,
         weights=weights,
+        before_round=before_round,
     )
     completions = {answer.prompt: answer.completion for answer in answers}
     return [completions[index] for index in range(len(prompts))]
@@ -93,6 +95,7 @@ def stream(
     top_k: int = 0,
     eos_id: int = EOS_ID,
     weights: str = FLOAT,
+    before_round: Callable[[], None] = lambda: None,
 ) -> Iterator[Answer]:
     """Yields every completion as soon as it is known; what it is does not depend on the batch.
 
@@ -108,6 +111,7 @@ def stream(
         top_k: How many alternatives to record at each position.
         eos_id: The token that ends a completion.
         weights: A name in `WEIGHT_KINDS`; with prepared parameters the kind that they were prepared as.
+        before_round: Called before prompts are admitted and decoded, again and again; may raise to end it.
 
     Raises:
         ValueError: If a prompt is empty, or the batch is smaller than `num_samples`.
@@ -126,6 +130,7 @@ def stream(
     dynamic = weights == INT8_DYNAMIC
     rows = _Rows(config, prepared, batch_size, max_decode_len, num_samples, top_k, dynamic)
     while waiting or rows.owners:
+        before_round()
         rows.admit(prompts, waiting, key)
         rows.advance(bool(waiting), chooser, eos_id)
         yield from rows.take_finished(eos_id)

@@ -10,12 +10,11 @@ the next call (--compilation_cache_dir).
 
 import argparse
 import os
-import pathlib
 from collections.abc import Sequence
 
 import jax
 
-from cotdistill_jax import command, decoding, partitioning
+from cotdistill_jax import command, decoding, files, partitioning
 from cotdistill_jax.inference import (
     evaluation,
     generation,
@@ -111,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_names,
         help=f"comma list of {', '.join(prompts.MODES)}, {prompts.FILE_PREFIX}<path>",
     )
-    add("--output_dir", required=True, type=pathlib.Path, help="made where missing")
+    add("--output_dir", required=True, type=files.as_path, help="made where missing")
     add("--data_dir", help="benchmark folder; default: the variable COTDISTILL_DATA_DIR")
     add("--num_examples", type=int, help="only the first so many questions of each benchmark")
     add("--max_input_tokens", type=int, default=evaluation.MAX_INPUT_TOKENS, help="EOS included")

@@ -11,13 +11,12 @@ other benchmarks or prompts, or more samples, adds to the folder; one with anoth
 """
 
 import dataclasses
-import os
-import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from cotdistill_jax import files
 from cotdistill_jax.benchmarks import Question
 from cotdistill_jax.inference import lengths, manifest, predictions, results, scoring, voting
 from cotdistill_jax.inference.planning import Part, Sampling, plan
@@ -40,9 +39,9 @@ def evaluate(
     model: "checkpoints.Model",
     benchmarks: Sequence[str],
     prompts: Sequence[str],
-    output_dir: str | os.PathLike[str],
+    output_dir: files.AnyPath,
     *,
-    data_dir: str | os.PathLike[str] | None = None,
+    data_dir: files.AnyPath | None = None,
     num_examples: int | None = None,
     max_input_tokens: int = MAX_INPUT_TOKENS,
     max_new_tokens: int = MAX_NEW_TOKENS,
@@ -104,7 +103,7 @@ def evaluate(
         mesh=mesh,
         weights=weights,
     )
-    folder = pathlib.Path(output_dir)
+    folder = files.as_path(output_dir)
     config = {
         **request_settings(
             _sha256(model),
@@ -134,7 +133,7 @@ def evaluate(
 
 
 def is_finished(
-    output_dir: str | os.PathLike[str], request: manifest.Settings, parts: Sequence[Part]
+    output_dir: files.AnyPath, request: manifest.Settings, parts: Sequence[Part]
 ) -> bool:
     """Returns whether a folder holds the complete results of all parts, made as requested; loads no model.
 
@@ -143,7 +142,7 @@ def is_finished(
         request: from `request_settings`.
         parts: from `plan`.
     """
-    found = manifest.read(pathlib.Path(output_dir))
+    found = manifest.read(files.as_path(output_dir))
     if found is None or any(found["config"].get(key) != value for key, value in request.items()):
         return False
     entries = found["predictions"]
@@ -190,8 +189,8 @@ def request_settings(
 def _sha256(model: "checkpoints.Model") -> str:
     from cotdistill_jax.inference import generation
 
-    on_disk = "://" in str(model.path) or model.path.exists()
-    return manifest.folder_sha256(model.path) if on_disk else generation.params_sha256(model)
+    stored = model.path.exists()
+    return manifest.folder_sha256(model.path) if stored else generation.params_sha256(model)
 
 
 def _predict(
@@ -199,7 +198,7 @@ def _predict(
     inputs: Sequence[lengths.FittedPrompt],
     generator: "Generator",
     vocabulary: Vocabulary,
-    folder: pathlib.Path,
+    folder: files.Path,
     progress: bool,
 ) -> list[predictions.Prediction]:
     """Completes one prediction file and returns its content in the order of the questions."""

@@ -20,7 +20,7 @@ import jax
 import seqio
 from absl import app, flags, logging
 
-from cotdistill_jax.train import agreement, gin_config, loop, run_folder
+from cotdistill_jax.train import agreement, gin_config, loop, run_folder, stopping, stopwatch
 
 _FILES = flags.DEFINE_multi_string(
     "gin_file", None, "Gin file; repeat it, later files win.", required=True
@@ -81,7 +81,8 @@ def main() -> None:
             raise ValueError(
                 "train: none of the gin files binds the runner; give --gin_file=gin/runs/finetune.gin as the last one"
             ) from error
-        result = train(description=description)
+        with stopping.StopSignal() as stop:
+            result = train(description=description, stop=stop, age_seconds=stopwatch.process_age())
         folder = gin.query_parameter("MODEL_DIR/macro.value")
         ending = "done" if result.finished else "stopped; run the same command to continue"
         print(f"train: {ending} after step {result.step}: {folder}")

@@ -1,7 +1,7 @@
 """Accuracy during training: SeqIO's evaluator, with predictions by `decoding.generate`."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -35,8 +35,21 @@ class Evaluation:
         """Leaves room for the evaluator, which reads its data when first used."""
         self._evaluator: seqio.Evaluator | None = None
 
-    def __call__(self, config: network.T5Config, params: Any, step: int) -> dict[str, float]:
-        """Returns the metrics of every task as `eval/{task}/{metric}`."""
+    def __call__(
+        self,
+        config: network.T5Config,
+        params: Any,
+        step: int,
+        check: Callable[[], None] = lambda: None,
+    ) -> dict[str, float]:
+        """Returns the metrics of every task as `eval/{task}/{metric}`.
+
+        Args:
+          config: dimensions of the network.
+          params: its parameters.
+          step: of the training.
+          check: called before each round of decoding; may raise to end the evaluation.
+        """
         if config.scan_layers:
             config = dataclasses.replace(config, scan_layers=False)
             params = network.unstack_layers(params)
@@ -48,7 +61,12 @@ class Evaluation:
             prompts = [_without_padding(example["encoder_input_tokens"]) for _, example in numbered]
             limit = self.feature_lengths["targets"]
             completions = decoding.generate(
-                config, params, prompts, limit, batch_size=self.batch_size
+                config,
+                params,
+                prompts,
+                limit,
+                batch_size=self.batch_size,
+                before_round=check,
             )
             # SeqIO stacks the predictions, so all get the same length.
             return [
