@@ -45,7 +45,9 @@ _FULL = flags.DEFINE_bool(
     "compile_all_layers", False, "Compile the whole network instead of one and two layers of it."
 )
 _COMPILE = flags.DEFINE_string(
-    "compile", None, "Slice of TPUs to compile the run's programs for, such as v5e:2x4; none need be there."
+    "compile",
+    None,
+    "Slice of TPUs to compile the run's programs for, such as v5e:2x4; none need be there.",
 )
 _STEP_ONLY = flags.DEFINE_bool("step_only", False, "With --compile: not the evaluation's decoding.")
 _JSON = flags.DEFINE_string("json", None, "With --compile: also write the figures to this file.")
@@ -105,9 +107,7 @@ def report_compiled(found: "CompiledPlan") -> None:
     rows = {"step": found.step, **found.decoding}
     for name, program in rows.items():
         verdict = "fits" if program.fits else "DOES NOT FIT"
-        resident = (
-            f" beside {gib(found.beside(name))} of the run" if name in found.decoding else ""
-        )
+        resident = f" beside {gib(found.beside(name))} of the run" if name in found.decoding else ""
         print(
             f"  {name}: {verdict}: {gib(found.total(name))} of {gib(found.usable_bytes)} a device{resident}; "
             f"compiled in {program.compile_seconds:.0f} s"
@@ -133,7 +133,9 @@ def compile_for_tpu(recipe: "Recipe", shapes: Sequence[tuple[int, ...]]) -> None
     for shape in shapes or [None]:
         found = compiled_plan.make(recipe, topology, shape, decode=not _STEP_ONLY.value)
         report_compiled(found)
-        results.append({"gin_files": _FILES.value, "bindings": _BINDINGS, **dataclasses.asdict(found)})
+        results.append(
+            {"gin_files": _FILES.value, "bindings": _BINDINGS, **dataclasses.asdict(found)}
+        )
     if _JSON.value:
         pathlib.Path(_JSON.value).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
