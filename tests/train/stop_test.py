@@ -87,8 +87,7 @@ class Pair:
             self.pids.append(pid)
 
     def said(self, index):
-        path = pathlib.Path(f"{self.logs[index]}.log")
-        return path.read_text() if path.exists() else ""
+        return self._runner.said(self.logs[index])
 
     def finish(self):
         """Waits until both have ended, each well; returns the seconds until each had."""
