@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import optax
 import tensorflow as tf
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from cotdistill_jax import files, network
@@ -275,6 +274,7 @@ def train(
             compilations=Compilations(train_step, log.say),
             keep_best_metric=keep_best_metric if keep_best else None,
         )
+        stop.begin()
         if save_initial and newest is None:
             loop.save(state, 0, {})
         done = loop.run(state)
@@ -434,12 +434,9 @@ class _Loop:
         """Evaluates and logs; returns the results, none where a signal came first."""
         assert self.evaluate is not None
         self.window.pause_clock()
-        params = state.params
-        if jax.process_count() > 1:
-            params = multihost_utils.process_allgather(params, tiled=True)
         try:
             with self.watch.part(stopwatch.EVALUATING):
-                results = self.evaluate(self.config, params, done, self.stop.check)
+                results = self.evaluate(self.config, state.params, done, self.stop.check)
         except stopping.StopRequestedError:
             return {}
         self.log.write(done, results)

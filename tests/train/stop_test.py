@@ -1,4 +1,5 @@
-"""SIGTERM to one process of two or to both: while the step is compiled, in an evaluation, in a save, while one waits for data, between steps.
+"""SIGTERM to one process of two or to both: while the step is compiled, in an evaluation, in a save, while one waits for data, between steps;
+and while a start prepares.
 
 One run is stopped again and again, and ends as the run that nobody touched, to the bit. COTDISTILL_STOPS=20 for the long version, four of
 each: to either process, to both, and twice to the second.
@@ -127,6 +128,11 @@ def _step(run):
 def _reach(moment, pair, run, folder, rng):
     """Waits for a moment of a start."""
     first = max(checkpoints.list_steps(run), default=0) if run.exists() else 0
+    begun = len(run_time.read(run))
+    if moment == "start":
+        _wait_for(lambda: len(run_time.read(run)) > begun, "the start is written down")
+        time.sleep(rng.uniform(0, 0.2))
+        return
     bar = re.compile(rf"\| {first}/{NEVER}")
     _wait_for(lambda: bar.search(pair.said(0)), "the loop begins")
     if moment == "compilation":
