@@ -43,6 +43,7 @@ class StopSignal:
         self.name = "SIGTERM"
         self.changed = threading.Event()
         self.wanted = False
+        self._lock = threading.Lock()
         self._interrupts = 0
         self._before: dict[int, Any] = {}
 
@@ -93,7 +94,9 @@ class StopSignal:
             raise StopRequestedError(self.name)
 
     def _want(self, name: str) -> None:
-        if not self.wanted:
+        with self._lock:  # the thread that takes signals and the one that listens to other processes
+            if self.wanted:
+                return
             self.name, self.wanted = name, True
         self.changed.set()
         if self._leave is not None:
