@@ -9,7 +9,6 @@ before anything in them is loaded, and loaded record by record. The same command
 """
 
 import os
-import pathlib
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -17,8 +16,9 @@ from typing import Any
 from absl import app, flags
 from tqdm import tqdm
 
-from cotdistill_jax import answers, command, teacher
+from cotdistill_jax import answers, command, files, teacher
 from cotdistill_jax.answers import labelling
+from cotdistill_jax.files import file_sha256, write_json_atomically
 from cotdistill_jax.teacher import (
     formatted,
     restricted_pickle,
@@ -54,7 +54,7 @@ _REPORT_NAME = "import.json"
 
 def import_records(
     questions: Iterable[list[teacher.TeacherRecord]],
-    folder: pathlib.Path,
+    folder: files.Path,
     config: dict[str, Any],
     inputs: dict[str, str],
     source: Any,
@@ -84,7 +84,7 @@ def import_records(
     return {"counts": counts, "statistics": [each.report() for each in statistics]}
 
 
-def import_pickles(folder: pathlib.Path, output: pathlib.Path) -> dict[str, Any]:
+def import_pickles(folder: files.Path, output: files.Path) -> dict[str, Any]:
     """Imports what a folder of released pickles holds."""
     found = [
         samples
@@ -110,7 +110,7 @@ def import_pickles(folder: pathlib.Path, output: pathlib.Path) -> dict[str, Any]
             tqdm(samples, unit="question", desc=name),
             output / name,
             _config(samples.flavour),
-            {items.path.name: shards.file_sha256(items.path) for items in samples.files.values()},
+            {items.path.name: file_sha256(items.path) for items in samples.files.values()},
             samples,
         )
         report[name]["repeated_questions_left_out"] = [
@@ -129,7 +129,7 @@ def import_pickles(folder: pathlib.Path, output: pathlib.Path) -> dict[str, Any]
             target,
             _valid(tqdm(each, unit="example", desc=each.format)),
             config={"format": each.format, "keep_whole": _KEEP_WHOLE.value},
-            inputs={each.items.path.name: shards.file_sha256(each.items.path)},
+            inputs={each.items.path.name: file_sha256(each.items.path)},
             resume=(target / shards.MANIFEST_NAME).exists(),
         )
         report[f"formatted/{each.format}"] = {
@@ -143,7 +143,7 @@ def import_pickles(folder: pathlib.Path, output: pathlib.Path) -> dict[str, Any]
 
 
 def import_aligned(
-    samples: seed_pickles.SeedSamples, folder: pathlib.Path, num_samples: int
+    samples: seed_pickles.SeedSamples, folder: files.Path, num_samples: int
 ) -> dict[str, Any]:
     """Imports the seed's own alignment; returns counts."""
     used = ("codex_questions", "codex_answers")
@@ -156,7 +156,7 @@ def import_aligned(
         folder,
         _valid(tqdm(samples.aligned(), unit="example", desc=folder.name)),
         config={"format": folder.name, "keep_whole": _KEEP_WHOLE.value},
-        inputs={path.name: shards.file_sha256(path) for path in paths},
+        inputs={path.name: file_sha256(path) for path in paths},
         resume=(folder / shards.MANIFEST_NAME).exists(),
     )
     left_out = {"not_aligned_by_the_seed_or_invalid": num_samples - written}
@@ -169,7 +169,7 @@ def import_aligned(
     }
 
 
-def import_transcript(path: pathlib.Path, output: pathlib.Path) -> dict[str, Any]:
+def import_transcript(path: files.Path, output: files.Path) -> dict[str, Any]:
     """Imports a transcript."""
     name = f"{_FLAVOUR.value}_records"
     with tqdm(
@@ -186,7 +186,7 @@ def import_transcript(path: pathlib.Path, output: pathlib.Path) -> dict[str, Any
             transcript,
             output / name,
             _config(transcript.flavour),
-            {path.name: shards.file_sha256(path)},
+            {path.name: file_sha256(path)},
             transcript,
         )
     return {name: {**report, "repaired": dict(transcript.repaired)}}
@@ -252,14 +252,14 @@ def main(argv: list[str]) -> None:
             "a transcript has no released labels; choose an answer rule as --label_rule"
         )
     source, output = (
-        pathlib.Path(_PROCESSED_DATA.value or str(_TRANSCRIPT.value)),
-        pathlib.Path(_OUTPUT_DIR.value),
+        files.as_path(_PROCESSED_DATA.value or str(_TRANSCRIPT.value)),
+        files.as_path(_OUTPUT_DIR.value),
     )
     try:
         report = (import_transcript if _TRANSCRIPT.value else import_pickles)(source, output)
     except (ValueError, OSError) as error:
         sys.exit(str(error))
-    shards.write_json_atomically(output / _REPORT_NAME, report)
+    write_json_atomically(output / _REPORT_NAME, report)
     _print(report)
 
 

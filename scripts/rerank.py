@@ -13,11 +13,11 @@ questions.
 
 import argparse
 import json
-import pathlib
 from collections.abc import Mapping, Sequence
 
 import cotdistill_jax
-from cotdistill_jax import command, inference
+from cotdistill_jax import command, files, inference
+from cotdistill_jax.files import file_sha256, write_json_atomically
 from cotdistill_jax.inference import (
     Prediction,
     results,
@@ -27,7 +27,7 @@ from cotdistill_jax.inference import (
     verifier_model,
     voting,
 )
-from cotdistill_jax.teacher.shards import MANIFEST_NAME, file_sha256, write_json_atomically
+from cotdistill_jax.teacher.shards import MANIFEST_NAME
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--verifier", required=True, help="run or Hugging Face folder of a trained verifier")
     add("--predictions", required=True, nargs="+", help="files of drawn samples")
     add("--greedy", nargs="+", help="files of greedy predictions for the same questions")
-    add("--output_dir", required=True, type=pathlib.Path, help="made where missing")
+    add("--output_dir", required=True, type=files.as_path, help="made where missing")
     add("--vocab", help="SentencePiece model, where the verifier's folder has none")
     add("--batch_size", type=int, default=64)
     return parser
@@ -122,7 +122,7 @@ def _print_comparisons(
 
 
 def _write_manifest(
-    folder: pathlib.Path,
+    folder: files.Path,
     flags: argparse.Namespace,
     num_samples: int,
     areas: Mapping[str, float | None],
@@ -132,7 +132,7 @@ def _write_manifest(
         "schema_version": verification.SCHEMA_VERSION,
         "code_version": cotdistill_jax.__version__,
         "config": {"verifier": flags.verifier, "batch_size": flags.batch_size},
-        "inputs": {file: file_sha256(pathlib.Path(file)) for file in flags.predictions},
+        "inputs": {file: file_sha256(file) for file in flags.predictions},
         "counts": {"in": num_samples, "out": num_samples},
         "area_under_roc": dict(areas),
     }

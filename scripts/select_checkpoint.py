@@ -11,13 +11,12 @@ elsewhere); the plot shows test sets.
 
 import argparse
 import functools
-import pathlib
 from collections.abc import Sequence
 
 from cotdistill_jax import command, files
+from cotdistill_jax.files import write_json_atomically
 from cotdistill_jax.report import checkpoint_choice, figures, trade_off
 from cotdistill_jax.report.run_files import Evaluation, read_run
-from cotdistill_jax.teacher.shards import write_json_atomically
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -27,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("--results", required=True, nargs="+", help="evaluation folders, folders of such, or globs")
     add("--steps", help="only these checkpoints, such as 100,200")
-    add("--output_dir", required=True, type=pathlib.Path, help="made where missing")
+    add("--output_dir", required=True, type=files.as_path, help="made where missing")
     add("--theme", choices=sorted(figures.THEMES), default="light", help="of the plot")
     flags = parser.parse_args(arguments)
     evaluations = _read(flags.results, flags.steps)

@@ -17,7 +17,8 @@ from absl import app, flags
 
 from cotdistill_jax import benchmarks, command, files
 from cotdistill_jax.benchmarks import Question
-from cotdistill_jax.teacher import records, shards, synthetic, synthetic_server
+from cotdistill_jax.files import write_json_atomically
+from cotdistill_jax.teacher import records, synthetic, synthetic_server
 
 _PORT = flags.DEFINE_integer(
     "port", 8008, "Port on 127.0.0.1; 0 takes a free one.", lower_bound=0, upper_bound=65535
@@ -77,7 +78,7 @@ def main(argv: list[str]) -> None:
             f"serve: port {_PORT.value}: {error.strerror}. Choose another --port, or 0 for a free one"
         ) from error
     if _PORT_FILE.value is not None:
-        shards.write_json_atomically(pathlib.Path(_PORT_FILE.value), server.url)
+        write_json_atomically(pathlib.Path(_PORT_FILE.value), server.url)
     print(
         f"serve: {len(told):,} questions at {server.url}, model {synthetic_server.MODEL}",
         flush=True,

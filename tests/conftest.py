@@ -6,10 +6,15 @@ import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import hypothesis
 import pytest
+
+from cotdistill_jax.files import buckets
+from tests import gcs_server
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -116,3 +121,38 @@ def t5x_commands(tmp_path_factory):
     )
     yield commands
     commands.close()
+
+
+class Bucket(NamedTuple):
+    """An empty bucket of `server`, at `url`."""
+
+    server: gcs_server.GcsServer
+    name: str
+    url: str
+
+
+@pytest.fixture(scope="session")
+def bucket_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[gcs_server.GcsServer]:
+    """A bucket server to which this process's `gs://` paths lead, and those of its children."""
+    with gcs_server.GcsServer(tmp_path_factory.mktemp("server")) as server:
+        before = {name: os.environ.get(name) for name in server.environment}
+        os.environ.update(server.environment)
+        yield server
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@pytest.fixture
+def bucket(bucket_server: gcs_server.GcsServer, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """A bucket of the test's own, whose client waits milliseconds between its tries."""
+    quick = {"max_retries": 8, "initial_delay": "10ms", "max_delay": "100ms"}
+    monkeypatch.setattr(buckets, "_RETRIES", quick)
+    monkeypatch.setattr(buckets, "_FEW_RETRIES", quick)
+    buckets._open.cache_clear()
+    bucket_server.faults = []
+    name = f"bucket-{uuid.uuid4().hex[:8]}"
+    bucket_server.make_bucket(name)
+    return Bucket(bucket_server, name, f"gs://{name}")

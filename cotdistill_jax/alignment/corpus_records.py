@@ -15,8 +15,6 @@ The manifest's `config` holds `method`, `top_k` (K), `vocabulary_sha256` (of the
 from __future__ import annotations
 
 import dataclasses
-import os
-import pathlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,9 +22,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cotdistill_jax import files
 from cotdistill_jax.alignment.aligner import Aligner
 from cotdistill_jax.alignment.rows import quantise
 from cotdistill_jax.alignment.targets import AlignedBatch
+from cotdistill_jax.files import file_sha256
 from cotdistill_jax.teacher import shards
 
 COPIED_COLUMNS = ("question_id", "sample_id", "question", "gold", "text", "label", "teacher")
@@ -90,7 +90,7 @@ class CorpusRecord:
     text_differs: bool
 
 
-def config_of(aligner: Aligner, vocabulary_file: str | os.PathLike[str]) -> dict[str, Any]:
+def config_of(aligner: Aligner, vocabulary_file: files.AnyPath) -> dict[str, Any]:
     """Returns what the manifest of a corpus says about how it was aligned.
 
     Args:
@@ -100,7 +100,7 @@ def config_of(aligner: Aligner, vocabulary_file: str | os.PathLike[str]) -> dict
     return {
         "method": aligner.method,
         "top_k": aligner.k,
-        "vocabulary_sha256": shards.file_sha256(pathlib.Path(vocabulary_file)),
+        "vocabulary_sha256": file_sha256(vocabulary_file),
         "vocabulary_size": aligner.table.processor.get_piece_size(),
     }
 
@@ -129,8 +129,8 @@ def to_table(records: pa.RecordBatch, aligned: AlignedBatch, k: int) -> pa.Table
 
 
 def read_corpus(
-    folder: str | os.PathLike[str],
-    vocabulary_file: str | os.PathLike[str] | None = None,
+    folder: files.AnyPath,
+    vocabulary_file: files.AnyPath | None = None,
     *,
     correct_only: bool = False,
     verify: bool = True,
@@ -158,12 +158,10 @@ def read_corpus(
         yield from _records(table, config["top_k"])
 
 
-def check_vocabulary(
-    folder: str | os.PathLike[str], vocabulary_file: str | os.PathLike[str]
-) -> None:
+def check_vocabulary(folder: files.AnyPath, vocabulary_file: files.AnyPath) -> None:
     """Raises `VocabularyMismatchError` unless the corpus in `folder` was aligned to this SentencePiece model."""
     expected = shards.read_manifest(folder, LAYOUT)["config"]["vocabulary_sha256"]
-    got = shards.file_sha256(pathlib.Path(vocabulary_file))
+    got = file_sha256(vocabulary_file)
     if got != expected:
         raise VocabularyMismatchError(
             f"alignment: {folder} was aligned to the vocabulary with SHA-256 {expected}, {vocabulary_file} has {got}. Use the "

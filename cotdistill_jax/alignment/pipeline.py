@@ -10,7 +10,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-import pathlib
 from typing import Any
 
 import pyarrow as pa
@@ -20,6 +19,7 @@ from cotdistill_jax import answers, files
 from cotdistill_jax.alignment import corpus_records, quality
 from cotdistill_jax.alignment.aligner import DEFAULT_K, Aligner
 from cotdistill_jax.answers import labelling
+from cotdistill_jax.files import write_json_atomically
 from cotdistill_jax.teacher import records, shards, spelling
 
 QUALITY_NAME = "quality.json"
@@ -68,7 +68,7 @@ def start(job: Job) -> list[int]:
         )
     manifest = _records_manifest(job)
     _check_keys(job.records)
-    output = pathlib.Path(job.output)
+    output = files.as_path(job.output)
     config, inputs = _config(job), _inputs(manifest)
     if (output / shards.MANIFEST_NAME).exists():
         begun = shards.read_manifest(output, corpus_records.LAYOUT)
@@ -102,7 +102,7 @@ def align_shard(job: Job, number: int) -> int:
     tables = [corpus_records.LAYOUT.schema.empty_table()]
     entry = _records_manifest(job)["shards"][number]
     for batch in shards.read_shard(
-        pathlib.Path(job.records), entry, records.LAYOUT, as_dictionaries=True
+        files.as_path(job.records), entry, records.LAYOUT, as_dictionaries=True
     ):
         records.validate_batch(batch)
         labelled = _label(batch, statistics)
@@ -114,7 +114,7 @@ def align_shard(job: Job, number: int) -> int:
         tables.append(corpus_records.to_table(labelled, aligned, aligner.k))
     counts = {"quality": measured.counts(), "teacher": statistics.counts()}
     path = _shard_path(job, number)
-    shards.write_json_atomically(path.with_suffix(".json"), counts)
+    write_json_atomically(path.with_suffix(".json"), counts)
     shards.write_shard(path, pa.concat_tables(tables), corpus_records.LAYOUT)
     return int(entry["rows"])
 
@@ -139,7 +139,7 @@ def finish(job: Job) -> dict[str, Any]:
         quality.PoorQualityError: most of the teacher's probabilities are lost; report and shards are written, the corpus is not
             marked complete.
     """
-    output = pathlib.Path(job.output)
+    output = files.as_path(job.output)
     described, measured = [], quality.Quality()
     statistics = labelling.Statistics(answers.RULES[job.label_rule])
     for number in range(len(_records_manifest(job)["shards"])):
@@ -154,8 +154,8 @@ def finish(job: Job) -> dict[str, Any]:
         "tokens": _token_kinds(job.records),
         "allowed_one_hot_share": job.allow_one_hot_share,
     }
-    shards.write_json_atomically(output / QUALITY_NAME, report)
-    title = f"Alignment of {pathlib.Path(job.records).name} by {job.method}"
+    write_json_atomically(output / QUALITY_NAME, report)
+    title = f"Alignment of {files.as_path(job.records).name} by {job.method}"
     (output / PAGE_NAME).write_text(quality.to_html(report, title), encoding="utf-8")
     quality.check_one_hot(report, job.method, job.allow_one_hot_share, job.records)
     _write_manifest(job, described, measured.dropped, complete=True)
@@ -192,7 +192,7 @@ def _write_manifest(
     job: Job, described: list[dict[str, Any]], dropped: dict[str, int], complete: bool
 ) -> None:
     shards.write_manifest(
-        pathlib.Path(job.output),
+        files.as_path(job.output),
         corpus_records.LAYOUT,
         shards=described,
         dropped=dropped,
@@ -204,7 +204,7 @@ def _write_manifest(
 
 def _records_manifest(job: Job) -> dict[str, Any]:
     manifest = shards.read_manifest(job.records, records.LAYOUT)
-    shards.check_complete(pathlib.Path(job.records), manifest)
+    shards.check_complete(files.as_path(job.records), manifest)
     return manifest
 
 
@@ -221,8 +221,8 @@ def _config(job: Job) -> dict[str, Any]:
     }
 
 
-def _shard_path(job: Job, number: int) -> pathlib.Path:
-    return pathlib.Path(job.output) / shards.shard_name(corpus_records.LAYOUT, number)
+def _shard_path(job: Job, number: int) -> files.Path:
+    return files.as_path(job.output) / shards.shard_name(corpus_records.LAYOUT, number)
 
 
 def _keys(batch: pa.RecordBatch) -> list[tuple[str, int]]:

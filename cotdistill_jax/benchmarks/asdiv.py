@@ -6,29 +6,29 @@ times (`3:30 p.m.`), ratios (`5:6`), fractions (`5/2`), several numbers (`9; 11`
 Source: Miao et al. 2020, ACL; chaochun/nlu-asdiv-dataset.
 """
 
-import os
 import xml.etree.ElementTree as ElementTree
 
-from cotdistill_jax.benchmarks import files
+from cotdistill_jax import files
+from cotdistill_jax.benchmarks import reading
 from cotdistill_jax.benchmarks.question import Question
 from cotdistill_jax.files import refuse_foreign_content
 
 SPLITS = ("test",)
 
 
-def load(split: str = "test", data_dir: str | os.PathLike[str] | None = None) -> list[Question]:
+def load(split: str = "test", data_dir: files.AnyPath | None = None) -> list[Question]:
     """Returns all questions in file order; `test` is the only split."""
-    path = files.data_path("asdiv/ASDiv.xml", data_dir)
+    path = reading.data_path("asdiv/ASDiv.xml", data_dir)
     refuse_foreign_content(path, "benchmarks", "XML", markup=True)
     try:
-        root = ElementTree.parse(path).getroot()
+        root = ElementTree.fromstring(path.read_bytes())
     except ElementTree.ParseError as error:
         raise ValueError(f"benchmarks: {path} is not valid XML: {error}") from error
     questions = []
     for row, problem in enumerate(root.iter("Problem")):
         record = {child.tag: child.text or "" for child in problem}
         body, question, gold = (
-            files.field(record, name, str, path, row).strip()
+            reading.field(record, name, str, path, row).strip()
             for name in ("Body", "Question", "Answer")
         )
         questions.append(Question(f"asdiv/{split}/{row}", "asdiv", f"{body} {question}", gold))

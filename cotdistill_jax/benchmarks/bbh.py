@@ -5,9 +5,8 @@ Files: `bbh/bbh/<task>.json` (questions) and `bbh/cot-prompts/<task>.txt` (the p
 Source: Suzgun et al. 2022, arXiv 2210.09261.
 """
 
-import os
-
-from cotdistill_jax.benchmarks import files
+from cotdistill_jax import files
+from cotdistill_jax.benchmarks import reading
 from cotdistill_jax.benchmarks.question import Question
 from cotdistill_jax.files import read_text
 
@@ -44,27 +43,25 @@ TASKS = (
 _HEADER_END = "\n-----\n"
 
 
-def load(
-    task: str, split: str = "test", data_dir: str | os.PathLike[str] | None = None
-) -> list[Question]:
+def load(task: str, split: str = "test", data_dir: files.AnyPath | None = None) -> list[Question]:
     """Returns all questions of one of `TASKS`, in file order; `test` is the only split."""
-    path = files.data_path(f"bbh/bbh/{task}.json", data_dir)
-    content = files.read_json(path)
+    path = reading.data_path(f"bbh/bbh/{task}.json", data_dir)
+    content = reading.read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("examples"), list):
         raise ValueError(f"benchmarks: {path} must hold an object with a list 'examples'")
     questions = []
     for row, record in enumerate(content["examples"]):
-        text = files.field(record, "input", str, path, row).strip()
-        gold = files.field(record, "target", str, path, row).strip()
+        text = reading.field(record, "input", str, path, row).strip()
+        gold = reading.field(record, "target", str, path, row).strip()
         questions.append(Question(f"bbh/{task}/{split}/{row}", f"bbh/{task}", text, gold))
     return questions
 
 
-def cot_prompt(task: str, data_dir: str | os.PathLike[str] | None = None) -> str:
+def cot_prompt(task: str, data_dir: files.AnyPath | None = None) -> str:
     """Returns the published chain-of-thought prompt of a task, without the canary header above it."""
     if task not in TASKS:
         raise ValueError(f"benchmarks: unknown BBH task {task!r}; allowed: {', '.join(TASKS)}")
-    path = files.data_path(f"bbh/cot-prompts/{task}.txt", data_dir)
+    path = reading.data_path(f"bbh/cot-prompts/{task}.txt", data_dir)
     header, mark, prompt = read_text(path, "benchmarks", "a prompt").partition(_HEADER_END)
     if not mark or "\n" in header or not prompt.strip():
         raise ValueError(f"benchmarks: {path} must be a canary line, '-----' and a prompt")

@@ -6,19 +6,20 @@ Files: `gsm8k/train.jsonl` (7,473 rows), `gsm8k/test.jsonl` (1,319 rows), `gsm8k
 Source: Cobbe et al. 2021, arXiv 2110.14168.
 """
 
-import os
+import io
 import re
 
 import numpy as np
 
-from cotdistill_jax.benchmarks import files
+from cotdistill_jax import files
+from cotdistill_jax.benchmarks import reading
 from cotdistill_jax.benchmarks.question import Question
 
 SPLITS = ("train", "dev", "test", "train_and_dev")
 _CALCULATOR_MARK = re.compile(r"<<.*?>>")
 
 
-def load(split: str, data_dir: str | os.PathLike[str] | None = None) -> list[Question]:
+def load(split: str, data_dir: files.AnyPath | None = None) -> list[Question]:
     """Returns the questions of one split, in file order.
 
     Args:
@@ -39,11 +40,11 @@ def load(split: str, data_dir: str | os.PathLike[str] | None = None) -> list[Que
     return [q for row, q in enumerate(questions) if (row in dev) == (split == "dev")]
 
 
-def dev_rows(data_dir: str | os.PathLike[str] | None = None) -> frozenset[int]:
+def dev_rows(data_dir: files.AnyPath | None = None) -> frozenset[int]:
     """Returns the rows of the train file that are held out for development."""
-    path = files.data_path("gsm8k/seed_dev_200_index.npy", data_dir)
+    path = reading.data_path("gsm8k/seed_dev_200_index.npy", data_dir)
     try:
-        rows = np.load(path, allow_pickle=False)
+        rows = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
     except ValueError as error:
         raise ValueError(f"benchmarks: {path} is not a NumPy array file: {error}") from error
     if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer) or (rows < 0).any():
@@ -67,13 +68,13 @@ def parse_answer(answer: str) -> tuple[str, str]:
     return _CALCULATOR_MARK.sub("", solution).strip(), gold.strip()
 
 
-def _read(file_split: str, data_dir: str | os.PathLike[str] | None) -> list[Question]:
-    path = files.data_path(f"gsm8k/{file_split}.jsonl", data_dir)
+def _read(file_split: str, data_dir: files.AnyPath | None) -> list[Question]:
+    path = reading.data_path(f"gsm8k/{file_split}.jsonl", data_dir)
     questions = []
-    for row, record in enumerate(files.read_json_lines(path)):
-        text = files.field(record, "question", str, path, row)
+    for row, record in enumerate(reading.read_json_lines(path)):
+        text = reading.field(record, "question", str, path, row)
         try:
-            rationale, gold = parse_answer(files.field(record, "answer", str, path, row))
+            rationale, gold = parse_answer(reading.field(record, "answer", str, path, row))
         except ValueError as error:
             raise ValueError(f"benchmarks: {path} record {row}: field 'answer': {error}") from error
         questions.append(Question(f"gsm8k/{file_split}/{row}", "gsm8k", text, gold, rationale))

@@ -1,7 +1,6 @@
 """From a benchmark's name to its questions."""
 
-import os
-
+from cotdistill_jax import files
 from cotdistill_jax.benchmarks import asdiv, bbh, gsm8k, multiarith, svamp
 from cotdistill_jax.benchmarks.question import Question
 
@@ -26,9 +25,7 @@ def splits(name: str) -> tuple[str, ...]:
     return bbh.SPLITS if name in BBH else _READERS[name].SPLITS
 
 
-def load(
-    name: str, split: str = "test", data_dir: str | os.PathLike[str] | None = None
-) -> list[Question]:
+def load(name: str, split: str = "test", data_dir: files.AnyPath | None = None) -> list[Question]:
     """Returns the questions of one split of one benchmark, in file order.
 
     Args:
@@ -55,7 +52,7 @@ def load(
     return questions
 
 
-def _read(name: str, split: str, data_dir: str | os.PathLike[str] | None) -> list[Question]:
+def _read(name: str, split: str, data_dir: files.AnyPath | None) -> list[Question]:
     if name == "arith":
         # Imported here: the generator is not needed to read files, and it imports this package.
         from cotdistill_jax.benchmarks import arith

@@ -11,9 +11,9 @@ Source: Roy and Roth 2015, arXiv 1608.01413; file as in kojima-takeshi188/zero_s
 """
 
 import hashlib
-import os
 
-from cotdistill_jax.benchmarks import files
+from cotdistill_jax import files
+from cotdistill_jax.benchmarks import reading
 from cotdistill_jax.benchmarks.leakage import normalise_question
 from cotdistill_jax.benchmarks.question import Question
 
@@ -22,15 +22,15 @@ SPLIT_SEED = 1
 _NUM_VALIDATION = 200
 
 
-def load(split: str, data_dir: str | os.PathLike[str] | None = None) -> list[Question]:
+def load(split: str, data_dir: files.AnyPath | None = None) -> list[Question]:
     """Returns the questions of one split, in file order.
 
     Args:
       split: `test` (all 600), `validation_200`, or `test_400` (the 400 others).
       data_dir: see `benchmarks.load`.
     """
-    path = files.data_path("multiarith/MultiArith.json", data_dir)
-    records = files.read_json_list(path)
+    path = reading.data_path("multiarith/MultiArith.json", data_dir)
+    records = reading.read_json_list(path)
     questions = [_question(record, row, path) for row, record in enumerate(records)]
     if split == "test":
         return questions
@@ -43,12 +43,12 @@ def _split_key(question: Question) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _question(record: object, row: int, path: os.PathLike[str]) -> Question:
-    text = files.field(record, "sQuestion", str, path, row).strip()
-    solutions = files.field(record, "lSolutions", list, path, row)
+def _question(record: object, row: int, path: files.AnyPath) -> Question:
+    text = reading.field(record, "sQuestion", str, path, row).strip()
+    solutions = reading.field(record, "lSolutions", list, path, row)
     if len(solutions) != 1:
         raise ValueError(
             f"benchmarks: {path} record {row}: field 'lSolutions' must hold one number, got {solutions}"
         )
-    gold = files.number_text(solutions[0], "lSolutions", path, row)
+    gold = reading.number_text(solutions[0], "lSolutions", path, row)
     return Question(f"multiarith/test/{row}", "multiarith", text, gold)

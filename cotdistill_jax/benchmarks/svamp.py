@@ -7,24 +7,23 @@ in the published evaluations. (The paper's code adds ". " to every body and so d
 Source: Patel et al. 2021, arXiv 2103.07191.
 """
 
-import os
-
-from cotdistill_jax.benchmarks import files
+from cotdistill_jax import files
+from cotdistill_jax.benchmarks import reading
 from cotdistill_jax.benchmarks.question import Question
 
 SPLITS = ("test",)
 _PUNCTUATION = ".,;:!?"
 
 
-def load(split: str = "test", data_dir: str | os.PathLike[str] | None = None) -> list[Question]:
+def load(split: str = "test", data_dir: files.AnyPath | None = None) -> list[Question]:
     """Returns all questions in file order; `test` is the only split."""
-    path = files.data_path("svamp/SVAMP.json", data_dir)
+    path = reading.data_path("svamp/SVAMP.json", data_dir)
     questions = []
-    for row, record in enumerate(files.read_json_list(path)):
-        body = files.field(record, "Body", str, path, row)
-        text = join_body(body, files.field(record, "Question", str, path, row))
-        answer = files.field(record, "Answer", (int, float), path, row)
-        gold = files.number_text(answer, "Answer", path, row)
+    for row, record in enumerate(reading.read_json_list(path)):
+        body = reading.field(record, "Body", str, path, row)
+        text = join_body(body, reading.field(record, "Question", str, path, row))
+        answer = reading.field(record, "Answer", (int, float), path, row)
+        gold = reading.number_text(answer, "Answer", path, row)
         questions.append(Question(f"svamp/{split}/{row}", "svamp", text, gold))
     return questions
 

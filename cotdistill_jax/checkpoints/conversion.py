@@ -6,7 +6,6 @@ of a mapped safetensors file, which the system takes back when it needs them, ar
 """
 
 import dataclasses
-import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -25,7 +24,7 @@ from cotdistill_jax.checkpoints import (
     t5x_legacy,
     train_state,
 )
-from cotdistill_jax.teacher.shards import write_json_atomically
+from cotdistill_jax.files import write_json_atomically
 
 OURS, HUGGING_FACE, T5X = "ours", "huggingface", "t5x"
 LAYOUTS = (OURS, HUGGING_FACE, T5X)
@@ -84,7 +83,7 @@ def save(
     weights: Weights,
     folder: str,
     layout: str,
-    vocabulary_file: str | os.PathLike[str] | None = None,
+    vocabulary_file: files.AnyPath | None = None,
     extra_ids: int | None = None,
 ) -> str:
     """Writes weights in a layout and a manifest beside them; returns the path that `load` takes.
@@ -116,7 +115,7 @@ def save(
         huggingface.write(folder, weights.config, weights.params, vocabulary, extra_ids)
     else:
         written = f"{folder.rstrip('/')}/checkpoint_{weights.step}"
-        if pathlib.Path(written).exists():
+        if files.as_path(written).exists():
             raise ValueError(f"checkpoints: {written} exists; choose another output folder")
         if layout == T5X:
             t5x_legacy.write(written, weights.params, weights.step)
@@ -125,8 +124,7 @@ def save(
             model_files.write_model_files(folder, weights.config, vocabulary, extra_ids)
             tree = {"target": weights.params, "state": {"step": np.int32(weights.step)}}
             orbax_layout.write(folder, train_state.STEP_PREFIX, tree, weights.step)
-    if not folder.startswith("gs://"):
-        _write_manifest(pathlib.Path(folder), weights, layout)
+    _write_manifest(files.as_path(folder), weights, layout)
     return written
 
 
@@ -143,12 +141,12 @@ def differences(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[str]:
 def _open(path: str, dtype: str) -> Weights:
     path = hub.local(path)
     local = pathlib.Path(path)
-    if not stored.is_remote(path) and (local / "config.json").exists():
+    if not files.is_remote(path) and (local / "config.json").exists():
         return _open_hugging_face(local, dtype)
     parent, _, name = path.rstrip("/").rpartition("/")
     prefix, _, number = name.rpartition("_")
     at_step = prefix == train_state.STEP_PREFIX and number.isdigit()
-    single_file = not stored.is_remote(path) and local.is_file()
+    single_file = not files.is_remote(path) and local.is_file()
     at = path if at_step or single_file else t5x_legacy.latest(path)
     params = stored.as_float32(t5x_legacy.open_tree(at))
     step = t5x_legacy.step_of(at)
@@ -204,7 +202,7 @@ def _check_complete(params: Mapping[str, Any], config: network.T5Config, path: s
         raise ValueError(f"checkpoints: {path} is not a whole T5: {'; '.join(faults[:8])}")
 
 
-def check_vocabulary(file: str | os.PathLike[str], extra_ids: int, vocab_size: int) -> None:
+def check_vocabulary(file: files.AnyPath, extra_ids: int, vocab_size: int) -> None:
     """Checks that a SentencePiece model fits a network's logits, of which a few may be unused.
 
     Raises:
@@ -219,7 +217,7 @@ def check_vocabulary(file: str | os.PathLike[str], extra_ids: int, vocab_size: i
         )
 
 
-def _write_manifest(folder: pathlib.Path, weights: Weights, layout: str) -> None:
+def _write_manifest(folder: files.Path, weights: Weights, layout: str) -> None:
     flat = traverse_util.flatten_dict(weights.params, sep="/")
     content = {
         "artefact": "converted_checkpoint",

@@ -20,8 +20,7 @@ from types import MappingProxyType
 from typing import Any
 
 from cotdistill_jax import files
-from cotdistill_jax.checkpoints import stored
-from cotdistill_jax.teacher.shards import file_sha256
+from cotdistill_jax.files import file_sha256
 
 _BUCKET = "gs://t5-data/pretrained_models/t5x"
 _BUCKET_HOST = "storage.googleapis.com"
@@ -89,7 +88,7 @@ def local(path: str) -> str:
     in_bucket = BUCKET_NAMES.get(path.removeprefix("t5x/"), path)
     if in_bucket.startswith(f"{_BUCKET}/"):
         _require_bucket(path)
-    if stored.is_remote(in_bucket):
+    if files.is_remote(in_bucket):
         return in_bucket
     if not is_hub_name(path):
         return path

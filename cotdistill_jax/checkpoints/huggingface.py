@@ -17,9 +17,7 @@ difference is that Hugging Face stores linear maps as [out, in] and ours are [in
 | `S.block.i.layer.j.DenseReluDense.{wi,wi_0,wi_1,wo}.weight` | `S/layers_i/mlp/*/kernel` | transposed |
 """
 
-import os
 import pathlib
-import shutil
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -28,9 +26,9 @@ import numpy as np
 from flax import traverse_util
 from sentencepiece import sentencepiece_model_pb2
 
-from cotdistill_jax import network
+from cotdistill_jax import files, network
 from cotdistill_jax.checkpoints import stored, tensor_files
-from cotdistill_jax.teacher.shards import write_json_atomically
+from cotdistill_jax.files import write_json_atomically
 
 _FEED_FORWARD = {
     "gated-gelu": ("gelu", "linear"),
@@ -121,9 +119,7 @@ def tensor_shapes(config: network.T5Config) -> dict[str, tuple[int, ...]]:
     return {name: shape(name) for name, _ in tensor_names(config).values()}
 
 
-def read(
-    folder: str | os.PathLike[str], dtype: str = "float32"
-) -> tuple[network.T5Config, dict[str, Any]]:
+def read(folder: files.AnyPath, dtype: str = "float32") -> tuple[network.T5Config, dict[str, Any]]:
     """Returns the network's dimensions and its float32 parameters, a nested dict of NumPy arrays.
 
     Those of float32 safetensors are views of the mapped files. Args and exceptions are those of `open_params`.
@@ -133,7 +129,7 @@ def read(
 
 
 def open_params(
-    folder: str | os.PathLike[str], dtype: str = "float32"
+    folder: files.AnyPath, dtype: str = "float32"
 ) -> tuple[network.T5Config, dict[str, Any]]:
     """Returns the network's dimensions and its parameters, a nested dict of float32 `StoredArray`s.
 
@@ -151,7 +147,7 @@ def open_params(
         another function than ours, copies of the embedding differ, or tensors are missing, unexpected or of another shape than
         `config.json` says; the message lists them.
     """
-    folder = pathlib.Path(folder)
+    folder = files.local_path(folder, "checkpoints", "a Hugging Face folder that is read")
     described = tensor_files.read_json(folder / "config.json", "a Hugging Face T5 folder")
     _check_fields(described, folder)
     tensors = _one_embedding(tensor_files.read(folder), folder)
@@ -179,10 +175,10 @@ def open_params(
 
 
 def write(
-    folder: str | os.PathLike[str],
+    folder: files.AnyPath,
     config: network.T5Config,
     params: Mapping[str, Any],
-    vocabulary_file: str | os.PathLike[str] | None = None,
+    vocabulary_file: files.AnyPath | None = None,
     extra_ids: int = 100,
     max_shard_bytes: int = 5_000_000_000,
 ) -> None:
@@ -202,7 +198,7 @@ def write(
     Raises:
       ValueError: parameters are missing, unexpected or of another shape than `config` says.
     """
-    folder = pathlib.Path(folder)
+    folder = files.local_path(folder, "checkpoints", "a Hugging Face folder that is written")
     ours = traverse_util.flatten_dict(dict(params), sep="/")
     names = tensor_names(config)
     shapes = tensor_shapes(config)
@@ -217,7 +213,9 @@ def write(
     start = {"decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
     write_json_atomically(folder / "generation_config.json", start)
     if vocabulary_file is not None:
-        shutil.copyfile(vocabulary_file, folder / _VOCABULARY_FILE)
+        files.write_atomically(
+            folder / _VOCABULARY_FILE, files.as_path(vocabulary_file).read_bytes()
+        )
         write_json_atomically(folder / "tokenizer_config.json", _tokenizer(extra_ids))
         _warn_of_other_ids(folder / _VOCABULARY_FILE)
 

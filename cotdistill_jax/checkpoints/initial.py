@@ -15,7 +15,7 @@ from flax import traverse_util
 
 from cotdistill_jax import files, network
 from cotdistill_jax.checkpoints import conversion, hub, stored, t5x_legacy, train_state
-from cotdistill_jax.teacher.shards import file_sha256
+from cotdistill_jax.files import file_sha256
 
 _CACHE = "~/.cache/cotdistill_jax/weights"
 # What may differ between the checkpoint's network and the run's: nothing that the parameters depend on.
@@ -23,7 +23,7 @@ _FREE = ("dropout_rate", "dtype", "scan_layers", "remat", "attention_block")
 
 
 def read(
-    path: str, config: network.T5Config, vocabulary_file: str | os.PathLike[str]
+    path: str, config: network.T5Config, vocabulary_file: files.AnyPath
 ) -> tuple[dict[str, Any], str]:
     """Returns the parameters at a path, `StoredArray`s that `placement.place` reads, and a sentence on what was taken over.
 
@@ -40,7 +40,7 @@ def read(
     weights = conversion.open_weights(files.expand_home(path))  # a gin file may say `~`
     faults = _differing(weights.config, config)
     theirs = weights.vocabulary_file
-    if theirs is not None and file_sha256(theirs) != file_sha256(pathlib.Path(vocabulary_file)):
+    if theirs is not None and file_sha256(theirs) != file_sha256(vocabulary_file):
         faults.append(f"{theirs} is another vocabulary than {vocabulary_file}")
     if faults:
         raise ValueError(_misfit(path, faults))
@@ -70,7 +70,7 @@ def locate_t5x(path: str, config: network.T5Config) -> str:
       ValueError: it holds another network; the message lists what differs.
     """
     path = hub.local(files.expand_home(path))
-    if not stored.is_remote(path) and (pathlib.Path(path) / "config.json").exists():
+    if not files.is_remote(path) and (pathlib.Path(path) / "config.json").exists():
         faults = _differing(conversion.open_weights(path).config, config)
         if faults:
             raise ValueError(_misfit(path, faults))

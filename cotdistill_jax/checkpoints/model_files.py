@@ -16,14 +16,13 @@ import hashlib
 import json
 import os
 import pathlib
-import shutil
 from typing import Any
 
 import jax.numpy as jnp
 
-from cotdistill_jax import network
+from cotdistill_jax import files, network
 from cotdistill_jax.checkpoints import stored, train_state
-from cotdistill_jax.teacher.shards import file_sha256, write_json_atomically
+from cotdistill_jax.files import file_sha256, write_json_atomically
 
 MODEL_FILE = "model.json"
 VOCABULARY_FILE = "spiece.model"
@@ -49,13 +48,13 @@ class Model:
     vocabulary_file: pathlib.Path
     extra_ids: int
     step: int
-    path: pathlib.Path
+    path: files.Path
 
 
 def write_model_files(
-    model_dir: str | os.PathLike[str],
+    model_dir: files.AnyPath,
     config: network.T5Config,
-    vocabulary_file: str | os.PathLike[str],
+    vocabulary_file: files.AnyPath,
     extra_ids: int,
 ) -> None:
     """Writes `model.json` and the vocabulary into a run folder.
@@ -63,8 +62,8 @@ def write_model_files(
     Raises:
       ValueError: the folder already belongs to another network or vocabulary; the message lists what differs.
     """
-    folder = pathlib.Path(model_dir)
-    source = pathlib.Path(vocabulary_file)
+    folder = files.as_path(model_dir)
+    source = files.as_path(vocabulary_file)
     content = {
         "schema_version": SCHEMA_VERSION,
         "network": _to_json(config),
@@ -85,11 +84,11 @@ def write_model_files(
             )
         return
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, folder / VOCABULARY_FILE)
+    files.write_atomically(folder / VOCABULARY_FILE, source.read_bytes())
     write_json_atomically(target, content)
 
 
-def load_model(path: str | os.PathLike[str]) -> Model:
+def load_model(path: files.AnyPath) -> Model:
     """Returns the model of a run folder (its latest whole step) or of one `checkpoint_N` folder in it.
 
     Raises:
@@ -97,7 +96,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
       ValueError: the vocabulary is not the one of the run, or the parameters have other shapes than
         `model.json` says; the message lists what differs.
     """
-    folder = pathlib.Path(path)
+    folder = files.as_path(path)
     model_dir, step = train_state.locate(folder)
     config, vocabulary_file, extra_ids = read_model_files(model_dir)
     params = train_state.read_params(model_dir, step, config)
@@ -106,18 +105,18 @@ def load_model(path: str | os.PathLike[str]) -> Model:
 
 
 def read_model_files(
-    model_dir: str | os.PathLike[str],
+    model_dir: files.AnyPath,
 ) -> tuple[network.T5Config, pathlib.Path, int]:
     """Returns the network's dimensions, the vocabulary file and the number of extra ids of a run folder.
 
     Args:
-      model_dir: the run folder; local or `gs://`, from which the vocabulary is copied to the user's cache.
+      model_dir: the run folder; local or in a bucket, from which the vocabulary is copied to the user's cache.
 
     Raises:
       FileNotFoundError: `model.json` or the vocabulary is missing.
       ValueError: the vocabulary has another sha256 than `model.json` says.
     """
-    folder = os.fspath(model_dir)
+    folder = str(files.as_path(model_dir))
     description = stored.read_file(stored.open_folder(folder), MODEL_FILE)
     if description is None:
         raise FileNotFoundError(
@@ -141,14 +140,14 @@ def read_model_files(
     return _from_json(content["network"]), vocabulary_file, vocabulary["extra_ids"]
 
 
-def local_file(folder: str, name: str) -> pathlib.Path | None:
-    """Returns the path of a file of a folder, or None; from `gs://` it is copied to `~/.cache/cotdistill_jax`."""
-    if not stored.is_remote(folder):
-        path = pathlib.Path(folder) / name
+def local_file(folder: files.AnyPath, name: str) -> pathlib.Path | None:
+    """Returns the path of a file of a folder, or None; from a bucket it is copied to `~/.cache/cotdistill_jax`."""
+    path = files.as_path(folder) / name
+    if isinstance(path, pathlib.Path):
         return path if path.is_file() else None
-    content = stored.read_file(stored.open_folder(folder), name)
-    if content is None:
+    if not path.is_file():
         return None
+    content = path.read_bytes()
     copy = pathlib.Path(_CACHE).expanduser() / hashlib.sha256(content).hexdigest() / name
     copy.parent.mkdir(parents=True, exist_ok=True)
     partial = copy.with_suffix(f".{os.getpid()}")

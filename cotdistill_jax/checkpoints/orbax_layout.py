@@ -10,17 +10,17 @@ through TensorFlow or gcsfs. It is written by Orbax, which is handed one tensor 
 """
 
 import json
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
+from etils import epath
 from flax import serialization, traverse_util
 
+from cotdistill_jax import files
 from cotdistill_jax.checkpoints import stored
-from cotdistill_jax.files import names
 
 STATE = "state"
 _DESCRIPTION, _AGGREGATE, _MANIFEST = "_METADATA", "checkpoint", "manifest.ocdbt"
@@ -39,12 +39,12 @@ def open_leaves(folder: ts.KvStore, where: str, prefix: str) -> dict[str, Any] |
       FileNotFoundError: arrays lack data; the message lists them.
       ValueError: the description is damaged, or nothing has that name.
     """
-    files = folder / f"{STATE}/"
-    tree = _described(files, where)
+    store = folder / f"{STATE}/"
+    tree = _described(store, where)
     if tree is None:
         return None
     names, driver = tree
-    ocdbt = stored.read_file(files, _MANIFEST) is not None
+    ocdbt = stored.read_file(store, _MANIFEST) is not None
     wanted = {
         name: leaf
         for name, leaf in names.items()
@@ -53,22 +53,22 @@ def open_leaves(folder: ts.KvStore, where: str, prefix: str) -> dict[str, Any] |
     if not wanted:
         tops = sorted({name.split("/")[0] for name in names})
         raise ValueError(f"checkpoints: {where} has no {prefix!r}; it has {tops}")
-    base = files.spec().to_json()
+    base = store.spec().to_json()
     specs: dict[str, Any] = {}
     for name, leaf in wanted.items():
         if isinstance(leaf, str):
             at: Any = {"driver": "ocdbt", "base": base, "path": f"{leaf}/"}
-            at = at if ocdbt else (files / f"{leaf}/").spec().to_json()
+            at = at if ocdbt else (store / f"{leaf}/").spec().to_json()
             specs[name] = {"driver": driver, "kvstore": at}
     arrays = stored.open_arrays(specs, where)
     return {name: arrays.get(name, leaf) for name, leaf in wanted.items()}
 
 
-def _described(files: ts.KvStore, where: str) -> tuple[dict[str, Any], str] | None:
+def _described(store: ts.KvStore, where: str) -> tuple[dict[str, Any], str] | None:
     """Returns, per name in the tree, its name on disk or the array itself; and TensorStore's driver."""
-    described = stored.read_file(files, _DESCRIPTION)
+    described = stored.read_file(store, _DESCRIPTION)
     if described is None:
-        aggregate = stored.read_file(files, _AGGREGATE)
+        aggregate = stored.read_file(store, _AGGREGATE)
         if aggregate is None:
             return None
         tree = traverse_util.flatten_dict(serialization.msgpack_restore(aggregate), sep="/")
@@ -120,8 +120,8 @@ def write(folder: str, prefix: str, tree: Mapping[str, Any], step: int) -> None:
       tree: nested dict, `{"target", "state"}`, whose arrays are NumPy's or `StoredArray`s.
       step: N.
     """
-    where = str(pathlib.Path(folder).absolute())
-    names.refuse_pattern(where, "checkpoints", "checkpoint folder", "Orbax")
+    where = str(files.as_path(folder).absolute())
+    files.refuse_pattern(where, "checkpoints", "checkpoint folder", "Orbax")
     one_by_one = _OneByOne(deepcopy_host_arrays=False)
     registry = ocp.type_handlers.create_type_handler_registry(
         (stored.StoredArray, one_by_one),
@@ -131,6 +131,6 @@ def write(folder: str, prefix: str, tree: Mapping[str, Any], step: int) -> None:
     options = ocp.CheckpointManagerOptions(step_prefix=prefix, enable_async_checkpointing=False)
     handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
     with ocp.CheckpointManager(
-        pathlib.Path(folder).absolute(), options=options, item_handlers={STATE: handler}
+        epath.Path(where), options=options, item_handlers={STATE: handler}
     ) as manager:
         manager.save(step, args=ocp.args.Composite(**{STATE: ocp.args.PyTreeSave(dict(tree))}))

@@ -16,8 +16,7 @@ import jax
 import numpy as np
 import tensorstore as ts
 
-_REMOTE = "gs://"
-
+from cotdistill_jax import files
 
 Index = tuple[slice, ...]
 """A part of an array: slices of step 1 along its first axes; `()` is all of it."""
@@ -125,18 +124,13 @@ def materialise(tree: Mapping[str, Any]) -> dict[str, Any]:
     return read
 
 
-def is_remote(path: str) -> bool:
-    """Returns whether a path is in a bucket."""
-    return path.startswith(_REMOTE)
-
-
 def open_folder(path: str) -> ts.KvStore:
-    """Returns the key-value store of all files below a local or `gs://` folder; of a single file, under the key ''.
+    """Returns the key-value store of all files below a folder, local or in a bucket; of a single file, under the key ''.
 
     Raises:
       ValueError: a local path holds a backslash.
     """
-    if is_remote(path):
+    if files.is_remote(path):
         return ts.KvStore.open(path.rstrip("/") + "/").result()
     local = pathlib.Path(path).absolute()
     if "\\" in str(local):

@@ -21,7 +21,7 @@ import numpy as np
 import tensorstore as ts
 from flax import serialization, traverse_util
 
-from cotdistill_jax import network
+from cotdistill_jax import files, network
 from cotdistill_jax.checkpoints import orbax_layout, stored
 
 INDEX_FILE = "checkpoint"
@@ -138,7 +138,7 @@ def latest(folder: str) -> str:
         if step_folder.startswith(_PREFIX) and step.isdigit():
             found.setdefault(int(step), set()).add(inside)
     # Orbax renames what is whole; in a bucket nothing can be renamed, so that a file says that it is.
-    whole = {INDEX_FILE, _COMMITTED if stored.is_remote(folder) else _BEGUN}
+    whole = {INDEX_FILE, _COMMITTED if files.is_remote(folder) else _BEGUN}
     for number in sorted(found, reverse=True):
         if found[number] & whole:
             return f"{folder.rstrip('/')}/{_PREFIX}{number}"
@@ -191,7 +191,7 @@ def infer_config(params: Mapping[str, Any], dtype: str = "float32") -> network.T
 
 def _read_index(folder: ts.KvStore, path: str) -> dict[str, Any] | None:
     """Returns the unpacked index, or None where the folder has none."""
-    single = not stored.is_remote(path) and pathlib.Path(path).is_file()
+    single = not files.is_remote(path) and pathlib.Path(path).is_file()
     packed = stored.read_file(folder, "" if single else INDEX_FILE)
     if packed is None:
         return None

@@ -19,7 +19,7 @@ import numpy as np
 
 from cotdistill_jax import files
 from cotdistill_jax.checkpoints.stored import Index, StoredArray
-from cotdistill_jax.teacher.shards import write_json_atomically
+from cotdistill_jax.files import write_json_atomically
 
 Tensors = dict[str, Any]  # NumPy's arrays or `StoredArray`s
 

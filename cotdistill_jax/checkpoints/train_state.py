@@ -6,13 +6,12 @@
       notes/     JSON: what else the runner must remember (T5X neither writes nor reads it)
       metrics/   JSON: results of an evaluation at this step, by which the best checkpoints are kept
 
-A checkpoint appears under its name only when it is whole: Orbax writes to a temporary name and renames. The random
+A checkpoint appears under its name only when it is whole: Orbax writes to a temporary name and renames. In a bucket, where
+nothing can be renamed, it writes `commit_success.txt` at the end, and what lacks it does not count. The random
 state of a run is its seed and its step (keys are folded from them), so both are covered.
 """
 
 import dataclasses
-import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -23,11 +22,12 @@ from etils import epath
 from flax import serialization, traverse_util
 from orbax.checkpoint import checkpoint_managers as preservation
 
-from cotdistill_jax import network
+from cotdistill_jax import files, network
 from cotdistill_jax.checkpoints import orbax_layout, stored
 
 STEP_PREFIX = "checkpoint"
 _STATE, _DATASET, _NOTES = orbax_layout.STATE, "dataset", "notes"
+_COMMITTED = "commit_success.txt"  # Orbax's
 _POSITION_FILE = "train_ds-000-of-001"
 
 Tree = dict[str, Any]
@@ -98,7 +98,7 @@ class TrainCheckpoints:
 
     def __init__(
         self,
-        model_dir: str | os.PathLike[str],
+        model_dir: files.AnyPath,
         keep: int | None = None,
         keep_best: int = 0,
         best_metric: str | None = None,
@@ -126,7 +126,7 @@ class TrainCheckpoints:
             create=True,
         )
         self._manager = ocp.CheckpointManager(
-            epath.Path(model_dir).absolute(),
+            epath.Path(str(files.as_path(model_dir).absolute())),
             options=options,
             item_handlers={
                 _STATE: ocp.PyTreeCheckpointHandler(),
@@ -258,21 +258,30 @@ def check_keep_every_steps(keep_every_steps: int | None, save_period: int) -> No
         )
 
 
-def list_steps(model_dir: str | os.PathLike[str]) -> list[int]:
+def list_steps(model_dir: files.AnyPath) -> list[int]:
     """Returns the steps of all whole checkpoints of a run folder, ascending."""
     prefix = f"{STEP_PREFIX}_"
-    names = (entry.name for entry in pathlib.Path(model_dir).iterdir() if entry.is_dir())
-    numbers = (name.removeprefix(prefix) for name in names if name.startswith(prefix))
-    return sorted(int(number) for number in numbers if number.isdigit())
+    entries = (
+        entry for entry in files.as_path(model_dir).iterdir() if entry.name.startswith(prefix)
+    )
+    whole = (entry.name.removeprefix(prefix) for entry in entries if _is_whole(entry))
+    return sorted(int(number) for number in whole if number.isdigit())
 
 
-def locate(path: str | os.PathLike[str]) -> tuple[pathlib.Path, int]:
+def _is_whole(checkpoint: files.Path) -> bool:
+    """Returns whether a folder is a checkpoint to its end: on a disk it then has its name, in a bucket a last object says so."""
+    if isinstance(checkpoint, files.BucketPath):
+        return (checkpoint / _COMMITTED).is_file()
+    return checkpoint.is_dir()
+
+
+def locate(path: files.AnyPath) -> tuple[files.Path, int]:
     """Returns (run folder, step) of a run folder, whose latest step is meant, or of a `checkpoint_N` folder.
 
     Raises:
       FileNotFoundError: there is no such folder, or no whole checkpoint in it.
     """
-    folder = pathlib.Path(path)
+    folder = files.as_path(path)
     if not folder.is_dir():
         raise FileNotFoundError(f"checkpoints: no folder {folder}")
     prefix, _, number = folder.name.rpartition("_")
@@ -286,9 +295,7 @@ def locate(path: str | os.PathLike[str]) -> tuple[pathlib.Path, int]:
     return folder, steps[-1]
 
 
-def read_params(
-    model_dir: str | os.PathLike[str], step: int, config: network.T5Config
-) -> dict[str, Any]:
+def read_params(model_dir: files.AnyPath, step: int, config: network.T5Config) -> dict[str, Any]:
     """Returns the float32 parameters of one step as a nested dict of numpy arrays; optimizer state stays on disk.
 
     Raises:

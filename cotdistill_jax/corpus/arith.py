@@ -11,7 +11,6 @@ than their slips, which is what a vote among them lives on (Wang et al. 2023, ar
 """
 
 import dataclasses
-import os
 import random
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 import sentencepiece
 import tensorflow_datasets as tfds
 
-from cotdistill_jax import alignment, answers, benchmarks
+from cotdistill_jax import alignment, answers, benchmarks, files
 from cotdistill_jax.alignment import corpus_records
 from cotdistill_jax.benchmarks import Question
 from cotdistill_jax.benchmarks import arith as problems
@@ -42,7 +41,7 @@ class Arith(tfds.core.GeneratorBasedBuilder):
         num_questions: int | None = None,
         seed: int = 0,
         several_derivations: bool = False,
-        aligned_dir: str | os.PathLike[str] | None = None,
+        aligned_dir: files.AnyPath | None = None,
         allow_one_hot_share: float | None = None,
         **kwargs: Any,
     ) -> None:

@@ -6,13 +6,12 @@
 no teacher: targets are tokenised when they are read, with any vocabulary.
 """
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
 import tensorflow_datasets as tfds
 
-from cotdistill_jax import benchmarks
+from cotdistill_jax import benchmarks, files
 from cotdistill_jax.corpus import schema
 
 _BENCHMARK_SPLITS = {"train": "train", "validation": "dev", "test": "test"}
@@ -23,9 +22,7 @@ class Gsm8kGold(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version(schema.VERSION)
 
-    def __init__(
-        self, *, benchmark_dir: str | os.PathLike[str] | None = None, **kwargs: Any
-    ) -> None:
+    def __init__(self, *, benchmark_dir: files.AnyPath | None = None, **kwargs: Any) -> None:
         """Makes a builder.
 
         Args:

@@ -25,8 +25,8 @@ class Gsm8kTeacher(taught.TaughtCorpus):
     def __init__(
         self,
         *,
-        aligned_dir: str | os.PathLike[str] | None = None,
-        benchmark_dir: str | os.PathLike[str] | None = None,
+        aligned_dir: files.AnyPath | None = None,
+        benchmark_dir: files.AnyPath | None = None,
         allow_one_hot_share: float | None = None,
         **kwargs: Any,
     ) -> None:
@@ -50,7 +50,7 @@ class Gsm8kTeacher(taught.TaughtCorpus):
         self._benchmark_dir = benchmark_dir
         super().__init__(aligned_dir=folder, allow_one_hot_share=allow_one_hot_share, **kwargs)
 
-    def _vocabulary(self) -> str | os.PathLike[str]:
+    def _vocabulary(self) -> files.AnyPath:
         return vocabularies.t5_vocabulary(self._benchmark_dir)
 
     def _reason(self) -> taught.Reason:

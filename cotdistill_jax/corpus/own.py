@@ -11,10 +11,7 @@ of a folder, and `import tasks` registers them. A corpus that is there is never 
 import dataclasses
 import functools
 import hashlib
-import os
-import pathlib
 import re
-import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +22,7 @@ from cotdistill_jax.alignment import corpus_records
 from cotdistill_jax.alignment.corpus_records import CorpusRecord
 from cotdistill_jax.benchmarks import Question, normalise_question
 from cotdistill_jax.corpus import schema, taught, vocabularies
+from cotdistill_jax.files import file_sha256
 from cotdistill_jax.teacher import shards
 
 SPLITS = ("train", "validation")
@@ -54,11 +52,11 @@ class OwnCorpus(taught.TaughtCorpus):
     def __init__(
         self,
         *,
-        vocabulary_file: str | os.PathLike[str],
+        vocabulary_file: files.AnyPath,
         extra_ids: int,
         held_out_share: float,
         held_out_ids: Collection[str],
-        benchmark_dir: str | os.PathLike[str] | None,
+        benchmark_dir: files.AnyPath | None,
         **kwargs: Any,
     ) -> None:
         """Makes a builder; see `builder` for the arguments."""
@@ -69,21 +67,21 @@ class OwnCorpus(taught.TaughtCorpus):
         self._leaks = benchmark_questions(benchmark_dir)
         super().__init__(**kwargs)
 
-    def _vocabulary(self) -> str | os.PathLike[str]:
+    def _vocabulary(self) -> files.AnyPath:
         return self._vocabulary_file
 
     def _splits(self) -> Sequence[str]:
         return SPLITS if self._held_out_share or self._held_out_ids else SPLITS[:1]
 
     def _metadata(self) -> dict[str, Any]:
-        manifest = pathlib.Path(self._aligned_dir, shards.MANIFEST_NAME)
+        manifest = files.as_path(self._aligned_dir) / shards.MANIFEST_NAME
         shards.read_manifest(self._aligned_dir, corpus_records.LAYOUT)  # says what is missing
         ids = "\n".join(sorted(self._held_out_ids))
         return {
             "kind": _KIND,
             "vocabulary_sha256": vocabularies.checksum(self._vocabulary_file),
             "extra_ids": self._extra_ids,
-            "aligned_sha256": shards.file_sha256(manifest),
+            "aligned_sha256": file_sha256(manifest),
             "held_out_share": self._held_out_share,
             "held_out_ids_sha256": hashlib.sha256(ids.encode()).hexdigest(),
             "leakage_checked_against": sorted(set(self._leaks.values())),
@@ -103,7 +101,8 @@ class OwnCorpus(taught.TaughtCorpus):
                 f"corpus: {self.data_path} is there, made of something else: {said}. Give this one another name, or delete that folder"
             )
         super().download_and_prepare(**kwargs)
-        shutil.copyfile(self._vocabulary_file, pathlib.Path(self.data_path).parent / _VOCABULARY)
+        copy = files.as_path(str(self.data_path)).parent / _VOCABULARY
+        files.write_atomically(copy, files.as_path(self._vocabulary_file).read_bytes())
 
     @functools.cached_property
     def _held_out_texts(self) -> frozenset[str]:
@@ -159,13 +158,13 @@ class OwnCorpus(taught.TaughtCorpus):
 
 def builder(
     name: str,
-    aligned_dir: str | os.PathLike[str],
-    vocabulary_file: str | os.PathLike[str],
+    aligned_dir: files.AnyPath,
+    vocabulary_file: files.AnyPath,
     *,
     extra_ids: int | None = None,
     held_out_share: float = HELD_OUT_SHARE,
     held_out_ids: Collection[str] = (),
-    benchmark_dir: str | os.PathLike[str] | None = None,
+    benchmark_dir: files.AnyPath | None = None,
     allow_one_hot_share: float | None = None,
     **kwargs: Any,
 ) -> OwnCorpus:
@@ -225,8 +224,8 @@ class Found:
     """
 
     name: str
-    folder: pathlib.Path
-    vocabulary_file: pathlib.Path
+    folder: files.Path
+    vocabulary_file: files.Path
     extra_ids: int
     splits: tuple[str, ...]
 
@@ -246,10 +245,10 @@ class Found:
         return sorted(questions, key=lambda question: question.id)
 
 
-def find(data_dir: str | os.PathLike[str] | None) -> list[Found]:
+def find(data_dir: files.AnyPath | None) -> list[Found]:
     """Returns the corpora of one's own in a TFDS data directory, by name; none where there is no such folder."""
     found = []
-    folders = sorted(pathlib.Path(data_dir).glob(f"*/{schema.VERSION}")) if data_dir else []
+    folders = files.entries(files.as_path(data_dir), f"*/{schema.VERSION}") if data_dir else []
     for folder in folders:
         description = folder / "metadata.json"
         content = files.read_json(description, "corpus") if description.exists() else {}
@@ -262,7 +261,7 @@ def find(data_dir: str | os.PathLike[str] | None) -> list[Found]:
     return found
 
 
-def benchmark_questions(data_dir: str | os.PathLike[str] | None) -> Mapping[str, str]:
+def benchmark_questions(data_dir: files.AnyPath | None) -> Mapping[str, str]:
     """Returns, by its normalised text, the benchmark of every test question that is there to compare with."""
     there: dict[str, str] = {}
     for name in _TESTS:

@@ -14,7 +14,6 @@ where the release has it, else the samples of `codex_records` that are labelled 
 import collections
 import functools
 import os
-import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -49,8 +48,8 @@ class Seed(tfds.core.GeneratorBasedBuilder):
     def __init__(
         self,
         *,
-        formatted_dir: str | os.PathLike[str] | None = None,
-        benchmark_dir: str | os.PathLike[str] | None = None,
+        formatted_dir: files.AnyPath | None = None,
+        benchmark_dir: files.AnyPath | None = None,
         **kwargs: Any,
     ) -> None:
         """Makes a builder.
@@ -93,7 +92,7 @@ class Seed(tfds.core.GeneratorBasedBuilder):
                 f"corpus: seed needs formatted examples, but no formatted_dir was given and {FORMATTED_DIR_VARIABLE} is not set. Make "
                 "them with `python scripts/import_seed_data.py --processed_data=DIR --output_dir=OUT` and pass OUT/formatted."
             )
-        self._folder = pathlib.Path(self._formatted_dir) / self.builder_config.name
+        self._folder = files.as_path(self._formatted_dir) / self.builder_config.name
         vocabulary_file = vocabularies.t5_vocabulary(self._benchmark_dir)
         self._processor = files.open_vocabulary(vocabulary_file, "corpus")
         self.info.metadata.update(
@@ -103,7 +102,7 @@ class Seed(tfds.core.GeneratorBasedBuilder):
         )
         self._counts: dict[str, schema.Counts] = {}
         if self._is_negative and not self._folder.exists():
-            self._folder = pathlib.Path(self._formatted_dir).parent / RECORDS
+            self._folder = files.as_path(self._formatted_dir).parent / RECORDS
             if not has_negative(self._formatted_dir):
                 raise FileNotFoundError(
                     f"corpus: neither {self._formatted_dir}/{schema.NEGATIVE_FORMAT} nor {self._folder} is there; wrong rationales "
@@ -202,9 +201,9 @@ class Seed(tfds.core.GeneratorBasedBuilder):
             yield {**row, **rows}
 
 
-def has_negative(formatted_dir: str | os.PathLike[str]) -> bool:
+def has_negative(formatted_dir: files.AnyPath) -> bool:
     """Returns whether wrong rationales are there, formatted or as records."""
-    folder = pathlib.Path(formatted_dir)
+    folder = files.as_path(formatted_dir)
     return (folder / schema.NEGATIVE_FORMAT).exists() or (folder.parent / RECORDS).exists()
 
 

@@ -4,8 +4,6 @@ Its configurations say which questions are trained on and what is held out: `gsm
 where its teacher was decoded.
 """
 
-import os
-import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -22,7 +20,7 @@ Reason = Callable[[CorpusRecord], str | None]
 """Why a record's question is not trained on, None where it is."""
 
 
-def check(aligned_dir: str | os.PathLike[str], allow_one_hot_share: float | None) -> dict[str, Any]:
+def check(aligned_dir: files.AnyPath, allow_one_hot_share: float | None) -> dict[str, Any]:
     """Returns the settings of an aligned corpus, `vocabulary_sha256`, `method` and `top_k` among them.
 
     Args:
@@ -40,13 +38,13 @@ def check(aligned_dir: str | os.PathLike[str], allow_one_hot_share: float | None
             f"corpus: {aligned_dir} stores {config['top_k']} candidates per piece, expected {schema.TOP_K}. Align the "
             f"records with `scripts/align_teacher.py --top_k={schema.TOP_K}`."
         )
-    report = pathlib.Path(aligned_dir, pipeline.QUALITY_NAME)
+    report = files.as_path(aligned_dir) / pipeline.QUALITY_NAME
     if report.exists():  # `align_teacher` writes one, the library's `write_corpus` does not
         quality.check_one_hot(
             files.read_json(report, "corpus"),
             config["method"],
             allow_one_hot_share,
-            os.fspath(aligned_dir),
+            str(aligned_dir),
         )
     return config
 
@@ -98,7 +96,7 @@ class TaughtCorpus(tfds.core.GeneratorBasedBuilder):
     def __init__(
         self,
         *,
-        aligned_dir: str | os.PathLike[str],
+        aligned_dir: files.AnyPath,
         allow_one_hot_share: float | None,
         **kwargs: Any,
     ) -> None:
@@ -113,7 +111,7 @@ class TaughtCorpus(tfds.core.GeneratorBasedBuilder):
         self._allow_one_hot_share = allow_one_hot_share
         super().__init__(**kwargs)
 
-    def _vocabulary(self) -> str | os.PathLike[str]:
+    def _vocabulary(self) -> files.AnyPath:
         """Returns the SentencePiece model that the records must be aligned to."""
         raise NotImplementedError
 

@@ -4,15 +4,14 @@ Both are SentencePiece models with T5's conventions: pad 0, EOS 1, `<unk>` 2, no
 """
 
 import io
-import os
 import pathlib
 from collections.abc import Iterable, Iterator
 
 import sentencepiece
 
-from cotdistill_jax import formats
-from cotdistill_jax.benchmarks import Question, files
-from cotdistill_jax.teacher.shards import file_sha256
+from cotdistill_jax import files, formats
+from cotdistill_jax.benchmarks import Question, reading
+from cotdistill_jax.files import file_sha256
 
 ARITH_VOCABULARY_SIZE = 512
 _ARITH_MODEL = pathlib.Path(__file__).with_name("arith.spiece.model")
@@ -20,12 +19,12 @@ _SPACED_DIGITS = [f"▁{digit}" for digit in range(10)]
 _PHRASES = ["▁Let's▁think▁step▁by▁step", "▁The▁answer▁is", "▁How▁many"]
 
 
-def arith_vocabulary() -> pathlib.Path:
+def arith_vocabulary() -> files.Path:
     """Returns the path of the SentencePiece model of the `arith` student, shipped with this package."""
     return _ARITH_MODEL
 
 
-def t5_vocabulary(data_dir: str | os.PathLike[str] | None = None) -> pathlib.Path:
+def t5_vocabulary(data_dir: files.AnyPath | None = None) -> files.Path:
     """Returns the path of T5's SentencePiece model, `t5/spiece.model` in the benchmark folder.
 
     Args:
@@ -34,12 +33,12 @@ def t5_vocabulary(data_dir: str | os.PathLike[str] | None = None) -> pathlib.Pat
     Raises:
         FileNotFoundError: If the file is missing; the message names it and the command that fetches it.
     """
-    return files.data_path("t5/spiece.model", data_dir)
+    return reading.data_path("t5/spiece.model", data_dir)
 
 
-def checksum(path: str | os.PathLike[str]) -> str:
+def checksum(path: files.AnyPath) -> str:
     """Returns the SHA-256 of a vocabulary file, hexadecimal; corpora carry it, readers compare it."""
-    return file_sha256(pathlib.Path(path))
+    return file_sha256(path)
 
 
 def train_arith_vocabulary(questions: Iterable[Question]) -> bytes:

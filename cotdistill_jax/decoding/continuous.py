@@ -12,7 +12,7 @@ the host, by every process alike: from what all of them hold whole.
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -69,6 +69,7 @@ def generate(
     eos_id: int = EOS_ID,
     weights: str = FLOAT,
     mesh: Mesh | None = None,
+    before_round: Callable[[], None] = lambda: None,
 ) -> list[Completion]:
     """Returns one completion per prompt, in the order of the prompts; arguments as in `stream`."""
     answers = stream(
@@ -82,6 +83,7 @@ def generate(
         eos_id=eos_id,
         weights=weights,
         mesh=mesh,
+        before_round=before_round,
     )
     completions = {answer.prompt: answer.completion for answer in answers}
     return [completions[index] for index in range(len(prompts))]
@@ -101,6 +103,7 @@ def stream(
     eos_id: int = EOS_ID,
     weights: str = FLOAT,
     mesh: Mesh | None = None,
+    before_round: Callable[[], None] = lambda: None,
 ) -> Iterator[Answer]:
     """Yields every completion as soon as it is known; what it is does not depend on the batch.
 
@@ -118,6 +121,7 @@ def stream(
         weights: A name in `WEIGHT_KINDS`; with prepared parameters the kind that they were prepared as.
         mesh: Where the parameters are, over one process or several, which then call this alike and all get every answer;
             None: on one device.
+        before_round: Called before prompts are admitted and decoded, again and again; may raise to end it.
 
     Raises:
         ValueError: If a prompt is empty, the batch is smaller than `num_samples`, or the mesh does not divide it.
@@ -140,6 +144,7 @@ def stream(
     dynamic = weights == INT8_DYNAMIC
     rows = _Rows(config, prepared, batch_size, max_decode_len, num_samples, top_k, dynamic, mesh)
     while waiting or rows.owners:
+        before_round()
         rows.admit(prompts, waiting, key)
         rows.advance(bool(waiting), chooser, eos_id)
         yield from rows.take_finished(eos_id)

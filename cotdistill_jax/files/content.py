@@ -6,13 +6,16 @@ one), and JSON Lines may have blank lines; both are passed over. JSON may hold h
 they become U+FFFD, and a warning says so.
 """
 
+import io
 import json
-import os
-import pathlib
 import re
 import warnings
 from collections.abc import Iterator
 from typing import Any
+
+from cotdistill_jax.files import lines
+from cotdistill_jax.files.buckets import BucketPath
+from cotdistill_jax.files.paths import AnyPath, as_path
 
 _HEAD_BYTES = 1024
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -32,8 +35,17 @@ class ForeignFileError(ValueError):
     """A file that holds something else than its name promises; the message names file, content and fix."""
 
 
+def read_head(path: AnyPath, size: int) -> bytes:
+    """Returns the first `size` bytes of a file, or all where there are fewer."""
+    path = as_path(path)
+    if isinstance(path, BucketPath):
+        return path.read_head(size)
+    with path.open("rb") as file:
+        return file.read(size)
+
+
 def foreign_content(
-    path: str | os.PathLike[str], *, markup: bool = False, archive: str | None = None
+    path: AnyPath, *, markup: bool = False, archive: str | None = None
 ) -> str | None:
     """Returns what a file holds instead of data, with what to do about it; None where nothing speaks against it.
 
@@ -44,8 +56,10 @@ def foreign_content(
 
     Example: `foreign_content("spiece.model")` of a repository cloned without LFS returns "a Git LFS pointer (of 791,656 bytes); ...".
     """
-    with pathlib.Path(path).open("rb") as file:
-        head = file.read(_HEAD_BYTES)
+    return _foreign_head(read_head(path, _HEAD_BYTES), markup, archive)
+
+
+def _foreign_head(head: bytes, markup: bool, archive: str | None) -> str | None:
     if not head:
         return "nothing (0 bytes); fetch it again"
     if head.startswith(b"version https://git-lfs.github.com/spec/"):
@@ -62,7 +76,7 @@ def foreign_content(
 
 
 def refuse_foreign_content(
-    path: str | os.PathLike[str],
+    path: AnyPath,
     stage: str,
     expected: str,
     *,
@@ -78,14 +92,17 @@ def refuse_foreign_content(
         markup: as in `foreign_content`.
         archive: as in `foreign_content`.
     """
-    found = foreign_content(path, markup=markup, archive=archive)
+    _refuse(foreign_content(path, markup=markup, archive=archive), path, stage, expected)
+
+
+def _refuse(found: str | None, path: AnyPath, stage: str, expected: str) -> None:
     if found:
         what, _, fix = found.partition("; ")
         raise ForeignFileError(f"{stage}: {path} holds {what}, expected {expected}. Fix: {fix}.")
 
 
 def read_text(
-    path: str | os.PathLike[str],
+    path: AnyPath,
     stage: str,
     expected: str = "text in UTF-8",
     *,
@@ -98,14 +115,14 @@ def read_text(
     """
     refuse_foreign_content(path, stage, expected, markup=markup)
     try:
-        return pathlib.Path(path).read_text(encoding="utf-8-sig")
+        return as_path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ForeignFileError(
             f"{stage}: {path} is not UTF-8 (byte {error.start}: {error.object[error.start]:#04x}). Save it as UTF-8."
         ) from error
 
 
-def read_json(path: str | os.PathLike[str], stage: str) -> Any:
+def read_json(path: AnyPath, stage: str) -> Any:
     """Returns the parsed content of one JSON file.
 
     Raises:
@@ -119,7 +136,7 @@ def read_json(path: str | os.PathLike[str], stage: str) -> Any:
 
 
 def read_json_lines(
-    path: str | os.PathLike[str], stage: str, *, growing: bool = False
+    path: AnyPath, stage: str, *, growing: bool = False
 ) -> Iterator[tuple[int, Any]]:
     """Yields (1-based line number, parsed value) of every line of a JSON Lines file that is not blank.
 
@@ -131,10 +148,15 @@ def read_json_lines(
     Raises:
         ForeignFileError: LFS pointer, web page, archive, or a line that is no JSON; the message names file and line.
     """
-    if not growing or os.path.getsize(path):
-        refuse_foreign_content(path, stage, "JSON Lines")
-    with pathlib.Path(path).open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
+    path = as_path(path)
+    # One of ours may have parts behind it (`lines`), and is small enough to be read whole.
+    stream = io.BytesIO(lines.read(path) or b"") if growing else path.open("rb")
+    with stream:
+        head = stream.read(_HEAD_BYTES)
+        if not growing or head:
+            _refuse(_foreign_head(head, False, None), path, stage, "JSON Lines")
+        stream.seek(0)
+        for number, line in enumerate(stream, start=1):
             content = line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
             if not content.strip():
                 continue

@@ -1,8 +1,6 @@
-"""What a user's path means: a name before it is a pattern, and `~` is the home folder."""
+"""`~` is the home folder, wherever a path begins in an argument."""
 
-import glob
 import os
-import pathlib
 import re
 
 # Where a path can begin in an argument: `--flag=~/x`, `--gin.NAME="~/x"`, `--prompt=file:~/x`, the argument itself, and behind a
@@ -10,30 +8,6 @@ import re
 _HOME = re.compile(
     r"""(?P<before>^(?:--?[\w./@-]+\s*=\s*)?["']?(?:file:)?|,(?:file:)?)(?P<home>~(?=/|$|["',])|~[\w.-]+(?=/))"""
 )
-
-
-def is_name(path: str) -> bool:
-    """Returns whether a path is to be taken as it is written: it exists, or holds no character of a pattern.
-
-    Example: `runs/sweep[1]` is a name where such a folder exists, and a pattern for `runs/sweep1` where it does not.
-    """
-    return not glob.has_magic(path) or os.path.exists(path)
-
-
-def matches(pattern: str) -> list[str]:
-    """Returns the existing paths that a pattern names, in no order; a part of it that exists is a name, whatever it holds.
-
-    Example: `sweep[1]/checkpoint_*` names what lies in `sweep[1]` where such a folder exists, and in `sweep1` where it does not.
-    """
-    found = [""]
-    for part in pathlib.PurePath(pattern).parts:
-        found = [path for folder in found for path in _matches_in(folder, part)]
-    return found
-
-
-def _matches_in(folder: str, part: str) -> list[str]:
-    path = os.path.join(folder, part)
-    return [path] if os.path.exists(path) else glob.glob(os.path.join(glob.escape(folder), part))
 
 
 def expand_home(argument: str) -> str:
@@ -54,20 +28,3 @@ def _home(name: str, argument: str) -> str:
             f"{argument}: there is no home folder {name}; write the whole path, or ./{name} for a folder of that name"
         )
     return home
-
-
-def refuse_pattern(path: str, stage: str, folder: str, reader: str) -> None:
-    """Raises ValueError for a path in which a library would see a pattern, and so lose what is written there or read other files.
-
-    Args:
-        path: of the folder.
-        stage: first word of the message.
-        folder: what it is, such as "run folder".
-        reader: the library.
-    """
-    found = [char for char in "[]*?\\" if char in path] + ["a line break"] * ("\n" in path)
-    if found:
-        raise ValueError(
-            f"{stage}: the {folder} {path!r} holds {' and '.join(found)}: {reader} reads such a path as a pattern, and would lose or mix "
-            "up files. Choose a folder without them."
-        )

@@ -13,12 +13,11 @@ import argparse
 import functools
 import math
 import os
-import pathlib
 from collections.abc import Sequence
 
 import jax
 
-from cotdistill_jax import checkpoints, command, decoding, partitioning
+from cotdistill_jax import checkpoints, command, decoding, files, partitioning
 from cotdistill_jax.inference import (
     evaluation,
     generation,
@@ -70,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for chosen in selected:
         folder = flags.output_dir / chosen.folder
 
-        def finished(chosen: selection.Selected = chosen, folder: pathlib.Path = folder) -> bool:
+        def finished(chosen: selection.Selected = chosen, folder: files.Path = folder) -> bool:
             checksum = manifest.folder_sha256(chosen.path)
             request = evaluation.request_settings(
                 checksum, chosen.step, dtype=flags.dtype, **limits
@@ -157,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_names,
         help=f"comma list of {', '.join(prompts.MODES)}, {prompts.FILE_PREFIX}<path>",
     )
-    add("--output_dir", required=True, type=pathlib.Path, help="made where missing")
+    add("--output_dir", required=True, type=files.as_path, help="made where missing")
     add("--data_dir", help="benchmark folder; default: the variable COTDISTILL_DATA_DIR")
     add("--num_examples", type=int, help="only the first so many questions of each benchmark")
     add("--max_input_tokens", type=int, default=evaluation.MAX_INPUT_TOKENS, help="EOS included")

@@ -15,13 +15,12 @@ Several processes that share a mesh all call `evaluate`; the first reads and wri
 import contextlib
 import dataclasses
 import functools
-import os
-import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from cotdistill_jax import files
 from cotdistill_jax.benchmarks import Question
 from cotdistill_jax.inference import lengths, manifest, predictions, results, scoring, voting
 from cotdistill_jax.inference.planning import Part, Sampling, plan
@@ -44,9 +43,9 @@ def evaluate(
     model: "checkpoints.Model",
     benchmarks: Sequence[str],
     prompts: Sequence[str],
-    output_dir: str | os.PathLike[str],
+    output_dir: files.AnyPath,
     *,
-    data_dir: str | os.PathLike[str] | None = None,
+    data_dir: files.AnyPath | None = None,
     num_examples: int | None = None,
     max_input_tokens: int = MAX_INPUT_TOKENS,
     max_new_tokens: int = MAX_NEW_TOKENS,
@@ -114,7 +113,7 @@ def evaluate(
         mesh=mesh,
         weights=weights,
     )
-    folder = pathlib.Path(output_dir)
+    folder = files.as_path(output_dir)
 
     def claimed() -> None:
         config = {
@@ -153,7 +152,7 @@ def evaluate(
 
 
 def is_finished(
-    output_dir: str | os.PathLike[str], request: manifest.Settings, parts: Sequence[Part]
+    output_dir: files.AnyPath, request: manifest.Settings, parts: Sequence[Part]
 ) -> bool:
     """Returns whether a folder holds the complete results of all parts, made as requested; loads no model.
 
@@ -162,7 +161,7 @@ def is_finished(
         request: from `request_settings`.
         parts: from `plan`.
     """
-    found = manifest.read(pathlib.Path(output_dir))
+    found = manifest.read(files.as_path(output_dir))
     if found is None or any(found["config"].get(key) != value for key, value in request.items()):
         return False
     entries = found["predictions"]
@@ -209,8 +208,8 @@ def request_settings(
 def _sha256(model: "checkpoints.Model") -> str:
     from cotdistill_jax.inference import generation
 
-    on_disk = "://" in str(model.path) or model.path.exists()
-    return manifest.folder_sha256(model.path) if on_disk else generation.params_sha256(model)
+    stored = model.path.exists()
+    return manifest.folder_sha256(model.path) if stored else generation.params_sha256(model)
 
 
 def _predict(
@@ -218,7 +217,7 @@ def _predict(
     inputs: Sequence[lengths.FittedPrompt],
     generator: "Generator",
     vocabulary: Vocabulary,
-    folder: pathlib.Path,
+    folder: files.Path,
     progress: bool,
 ) -> None:
     """Completes one prediction file."""
@@ -265,11 +264,11 @@ def _predict(
             processes.first_for_all(functools.partial(write, batch))
 
 
-def _path(part: Part, folder: pathlib.Path) -> pathlib.Path:
+def _path(part: Part, folder: files.Path) -> files.Path:
     return folder / PREDICTIONS_FOLDER / f"{part.key}.jsonl"
 
 
-def _in_order(part: Part, folder: pathlib.Path) -> list[predictions.Prediction]:
+def _in_order(part: Part, folder: files.Path) -> list[predictions.Prediction]:
     """Puts a complete prediction file in the order of its questions and returns what was asked for of it."""
     ids = [question.id for question in part.questions]
     ordered = predictions.sort_file(_path(part, folder), ids)

@@ -7,13 +7,13 @@ it is complete, its `counts`.
 
 import hashlib
 import json
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import cotdistill_jax
 from cotdistill_jax import files
-from cotdistill_jax.teacher.shards import MANIFEST_NAME, write_json_atomically
+from cotdistill_jax.files import write_json_atomically
+from cotdistill_jax.teacher.shards import MANIFEST_NAME
 
 ARTEFACT = "inference"
 SCHEMA_VERSION = 1
@@ -22,7 +22,7 @@ _START_BYTES = 1 << 16
 Settings = Mapping[str, Any]
 
 
-def read(folder: pathlib.Path) -> dict[str, Any] | None:
+def read(folder: files.Path) -> dict[str, Any] | None:
     """Returns the manifest of an evaluation folder, or None where there is none yet.
 
     Raises:
@@ -41,39 +41,42 @@ def read(folder: pathlib.Path) -> dict[str, Any] | None:
     return found
 
 
-def folder_sha256(folder: pathlib.Path) -> str:
+def folder_sha256(folder: files.Path) -> str:
     """Returns a checksum that tells checkpoints apart without reading them whole.
 
     It covers name, size and first 64 KiB of every file. Saving a checkpoint again changes it, moving the folder
-    does not. A checkpoint may be one file, too; one in a bucket (`gs://`) is told by its name alone.
+    does not. A checkpoint may be one file, too. In a bucket sizes are not asked for, so that a copy there has another checksum.
     """
     digest = hashlib.sha256()
-    if "://" in str(folder):
-        return hashlib.sha256(str(folder).encode()).hexdigest()
-    whole = [folder] if folder.is_file() else folder.rglob("*")
-    for path in sorted(path for path in whole if path.is_file()):
-        with path.open("rb") as file:
-            start = file.read(_START_BYTES)
-        digest.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode() + start)
+    single = folder.is_file()
+    if isinstance(folder, files.BucketPath):
+        for path in [folder] if single else sorted(folder.rglob("*")):
+            digest.update(
+                f"{files.name_below(path, folder)}\0".encode() + path.read_head(_START_BYTES)
+            )
+        return digest.hexdigest()
+    for file in [folder] if single else sorted(p for p in folder.rglob("*") if p.is_file()):
+        start = files.read_head(file, _START_BYTES)
+        digest.update(f"{file.relative_to(folder)}\0{file.stat().st_size}\0".encode() + start)
     return digest.hexdigest()
 
 
-def claim(folder: pathlib.Path, config: Settings, files: Mapping[str, Settings]) -> None:
+def claim(folder: files.Path, config: Settings, settings: Mapping[str, Settings]) -> None:
     """Writes down what files are about to be made with, or checks it against what is written there.
 
     Args:
         folder: the evaluation folder, made where missing.
         config: settings that all files of the folder share; JSON values.
-        files: settings of each file, by its key.
+        settings: of each file, by its key.
 
     Raises:
         ValueError: the folder, or a file in it, was made with other settings; the message names each.
     """
     found = read(folder) or {"config": _plain(config), "predictions": {}}
     faults = differences(found["config"], config)
-    for key, settings in files.items():
-        entry = found["predictions"].setdefault(key, {"settings": _plain(settings), "counts": {}})
-        faults += [f"{key}: {fault}" for fault in differences(entry["settings"], settings)]
+    for key, of_file in settings.items():
+        entry = found["predictions"].setdefault(key, {"settings": _plain(of_file), "counts": {}})
+        faults += [f"{key}: {fault}" for fault in differences(entry["settings"], of_file)]
     if faults:
         raise ValueError(
             f"inference: {folder} was made with other settings: {'; '.join(faults)}. Use the same settings, or "
@@ -83,7 +86,7 @@ def claim(folder: pathlib.Path, config: Settings, files: Mapping[str, Settings])
     _write(folder, found)
 
 
-def record_counts(folder: pathlib.Path, key: str, counts: Mapping[str, int]) -> None:
+def record_counts(folder: files.Path, key: str, counts: Mapping[str, int]) -> None:
     """Writes the counts of a complete file."""
     found = read(folder)
     if found is None:
@@ -104,7 +107,7 @@ def differences(found: Any, expected: Any, name: str = "") -> list[str]:
     return [] if found == expected else [f"{name} is {found!r}, now {expected!r}"]
 
 
-def _write(folder: pathlib.Path, content: Mapping[str, Any]) -> None:
+def _write(folder: files.Path, content: Mapping[str, Any]) -> None:
     header = {
         "artefact": ARTEFACT,
         "schema_version": SCHEMA_VERSION,

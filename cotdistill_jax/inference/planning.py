@@ -2,12 +2,10 @@
 
 import dataclasses
 import hashlib
-import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from cotdistill_jax import benchmarks
+from cotdistill_jax import benchmarks, files
 from cotdistill_jax.benchmarks import Question
 from cotdistill_jax.inference import prompts
 
@@ -57,7 +55,7 @@ class Part:
         """Name of the prediction file without its ending."""
         prompt = self.prompt.mode
         if prompt.startswith(prompts.FILE_PREFIX):
-            prompt = f"file-{pathlib.Path(prompt).stem}"
+            prompt = f"file-{files.as_path(prompt).stem}"
         benchmark = self.benchmark.replace("/", "_").replace(":", "-")
         return f"{benchmark}.{prompt}" + (".samples" if self.sampling else "")
 
@@ -88,7 +86,7 @@ def plan(
     benchmark_names: Sequence[str],
     prompt_modes: Sequence[str],
     *,
-    data_dir: str | os.PathLike[str] | None = None,
+    data_dir: files.AnyPath | None = None,
     num_examples: int | None = None,
     sampling: Sampling | None = None,
 ) -> list[Part]:

@@ -12,20 +12,18 @@
 | num_tokens | tokens generated, EOS included; null where unknown |
 | finished | whether the model ended the text itself, not the length limit |
 
-Every batch is one flushed write. An interruption can tear the last line at most; opening the file again drops it, and ends a whole one.
+Every batch is one write (`files.LineFile`). An interruption can tear the last line at most; opening the file again drops it, and ends a
+whole one.
 """
 
 import dataclasses
 import json
-import os
-import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 from cotdistill_jax import files
 from cotdistill_jax.benchmarks import Question
 from cotdistill_jax.inference import scoring
-from cotdistill_jax.teacher.shards import TEMPORARY_SUFFIX
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +90,7 @@ def regraded(prediction: Prediction) -> Prediction:
     return dataclasses.replace(prediction, extracted=extracted, correct=correct)
 
 
-def read(path: str | os.PathLike[str]) -> list[Prediction]:
+def read(path: files.AnyPath) -> list[Prediction]:
     """Returns the predictions of a file, in file order; a torn last line is left out.
 
     Raises:
@@ -127,56 +125,34 @@ class PredictionWriter:
         done: what the file holds, by (id, sample_id).
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: files.AnyPath) -> None:
         """Opens the file, made where missing; a torn last line is removed from it.
 
         Raises:
             ValueError: the file holds something else than predictions.
         """
-        self.path = pathlib.Path(path)
+        self.path = files.as_path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.touch()
         self.done = {prediction.key: prediction for prediction in read(self.path)}
-        self._file = self.path.open("r+b", buffering=0)
-        self._end_last_line()
-
-    def _end_last_line(self) -> None:
-        content = self._file.read()
-        end = content.rfind(b"\n") + 1
-        self._file.seek(end)
-        try:
-            json.loads(content[end:])
-        except ValueError:
-            self._file.truncate()
-        else:  # an editor left out the last line's end
-            self._file.write(content[end:] + b"\n")
+        self._lines = files.LineFile(self.path)
 
     def append(self, predictions: Iterable[Prediction]) -> None:
-        """Writes predictions; when this returns they are on disk.
+        """Writes predictions; when this returns they are kept.
 
         Raises:
             OSError: the disk is full or the like. What was written before this call is kept, and nothing of
                 this call; the message says what to do.
         """
         batch = list(predictions)
-        end = self._file.tell()
         try:
-            self._write_whole(b"".join(prediction.to_line() for prediction in batch))
+            self._lines.append(b"".join(prediction.to_line() for prediction in batch))
         except OSError as error:
-            self._file.truncate(end)
-            self._file.seek(end)
             raise OSError(
                 error.errno,
-                f"inference: cannot write to {self.path}: {error.strerror}. Its {len(self.done)} predictions are "
+                f"inference: cannot write to {self.path}: {error.strerror or error}. Its {len(self.done)} predictions are "
                 "kept; make room and run the same command again to go on from there",
             ) from error
         self.done.update((prediction.key, prediction) for prediction in batch)
-
-    def _write_whole(self, content: bytes) -> None:
-        rest = memoryview(content)
-        while rest:
-            rest = rest[self._file.write(rest) or 0 :]
-        os.fsync(self._file.fileno())
 
     def __enter__(self) -> Self:
         """Returns the writer."""
@@ -184,10 +160,10 @@ class PredictionWriter:
 
     def __exit__(self, *exception: object) -> None:
         """Closes the file."""
-        self._file.close()
+        self._lines.close()
 
 
-def sort_file(path: str | os.PathLike[str], ids: Sequence[str]) -> list[Prediction]:
+def sort_file(path: files.AnyPath, ids: Sequence[str]) -> list[Prediction]:
     """Puts the lines of a file in the order of the questions `ids`, then of samples, and returns its predictions.
 
     The file is replaced at once, so that an interruption leaves the old or the new one.
@@ -196,23 +172,17 @@ def sort_file(path: str | os.PathLike[str], ids: Sequence[str]) -> list[Predicti
         KeyError: the file answers a question that is not among `ids`.
         OSError: the disk is full or the like; the file is as it was.
     """
-    path = pathlib.Path(path)
+    path = files.as_path(path)
     found = read(path)
     place = {id_: number for number, id_ in enumerate(ids)}
     wanted = sorted(found, key=lambda p: (place[p.id], p.sample_id))
     if wanted != found:
-        temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
         try:
-            with temporary.open("wb") as file:
-                file.writelines(prediction.to_line() for prediction in wanted)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
+            files.replace_lines(path, b"".join(prediction.to_line() for prediction in wanted))
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise OSError(
                 error.errno,
-                f"inference: cannot write {path} in the order of its questions: {error.strerror}. Its {len(found)} "
+                f"inference: cannot write {path} in the order of its questions: {error.strerror or error}. Its {len(found)} "
                 "predictions are kept; make room and run the same command again",
             ) from error
     return wanted

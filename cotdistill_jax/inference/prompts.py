@@ -29,8 +29,6 @@ Sources: Fu et al. 2023 (lib_prompt of its repository); Fu et al. 2022 (arXiv 22
 
 import dataclasses
 import hashlib
-import os
-import pathlib
 import re
 from collections.abc import Sequence
 
@@ -121,7 +119,7 @@ class Prompt:
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
-def build(mode: str, benchmark: str, data_dir: str | os.PathLike[str] | None = None) -> Prompt:
+def build(mode: str, benchmark: str, data_dir: files.AnyPath | None = None) -> Prompt:
     """Returns the prompt of a mode for a benchmark.
 
     Args:
@@ -134,7 +132,7 @@ def build(mode: str, benchmark: str, data_dir: str | os.PathLike[str] | None = N
         FileNotFoundError: the prompt file, or the file with the demonstrations, is missing.
     """
     if mode.startswith(FILE_PREFIX):
-        return from_file(pathlib.Path(mode.removeprefix(FILE_PREFIX)))
+        return from_file(files.as_path(mode.removeprefix(FILE_PREFIX)))
     if mode in EIGHT_CASES:
         return eight_cases(mode, EIGHT_CASES[mode], benchmark, data_dir)
     if mode not in _FORMATS:
@@ -157,7 +155,7 @@ def eight_cases(
     mode: str,
     rows: Sequence[int],
     benchmark: str,
-    data_dir: str | os.PathLike[str] | None = None,
+    data_dir: files.AnyPath | None = None,
 ) -> Prompt:
     """Returns a prompt of `EIGHT_CASES`, or with other rows, be they eight or not.
 
@@ -182,7 +180,7 @@ def eight_cases(
     return Prompt(mode, "", demonstrations, form.query_prefix, form.query_suffix)
 
 
-def from_file(path: pathlib.Path) -> Prompt:
+def from_file(path: files.Path) -> Prompt:
     """Returns the prompt that a text file holds; see the module's text for its form.
 
     Raises:
@@ -223,7 +221,7 @@ def _answer_start(demonstrations: Sequence[str]) -> str:
 
 
 def _questions(
-    rows: Sequence[int], benchmark: str, data_dir: str | os.PathLike[str] | None
+    rows: Sequence[int], benchmark: str, data_dir: files.AnyPath | None
 ) -> list[benchmarks.Question]:
     if benchmark == "arith":
         pool = arith.load("train", num_examples=max(rows) + 1)
@@ -238,7 +236,7 @@ def _questions(
 
 
 def _published(
-    mode: str, benchmark: str, data_dir: str | os.PathLike[str] | None, chain_of_thought: bool
+    mode: str, benchmark: str, data_dir: files.AnyPath | None, chain_of_thought: bool
 ) -> Prompt:
     """Returns BBH's prompt as published, or with each rationale cut out: `A: <answer>`."""
     task = benchmark.removeprefix("bbh/")

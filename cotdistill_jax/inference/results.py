@@ -7,27 +7,23 @@
 """
 
 import dataclasses
-import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 from cotdistill_jax import files
+from cotdistill_jax.files import write_json_atomically
 from cotdistill_jax.inference.scoring import Result, Score, mean_of_tasks
-from cotdistill_jax.teacher.shards import write_json_atomically
 
 RESULTS_NAME = "results.json"
 SCHEMA_VERSION = 1
 
 
-def write(
-    folder: str | os.PathLike[str], checkpoint: str, step: int, results: Sequence[Result]
-) -> None:
+def write(folder: files.AnyPath, checkpoint: str, step: int, results: Sequence[Result]) -> None:
     """Writes results to `results.json`, beside those that the folder already has for other benchmarks and prompts.
 
     Once all tasks of BBH are among them, their mean is added under the name `bbh`.
     """
-    path = pathlib.Path(folder) / RESULTS_NAME
+    path = files.as_path(folder) / RESULTS_NAME
     kept = read(folder) if path.exists() else []
     merged = {(result.benchmark, result.prompt): result for result in (*kept, *results)}
     table: dict[str, dict[str, Any]] = {}
@@ -49,14 +45,14 @@ def write(
     write_json_atomically(path, content)
 
 
-def read(folder: str | os.PathLike[str]) -> list[Result]:
+def read(folder: files.AnyPath) -> list[Result]:
     """Returns the results of an evaluation folder.
 
     Raises:
         FileNotFoundError: it has no `results.json`.
         ValueError: that file is no JSON, or of another schema version.
     """
-    path = pathlib.Path(folder) / RESULTS_NAME
+    path = files.as_path(folder) / RESULTS_NAME
     content = files.read_json(path, "inference")
     if content.get("schema_version") != SCHEMA_VERSION:
         raise ValueError(

@@ -13,8 +13,6 @@ source has it (GSM8K: the whole solution; MultiArith: `[39.0]`):
 Source: FranxYao/FlanT5-CoT-Specialization, test_distill.py at commit a8ffd51.
 """
 
-import os
-import pathlib
 import re
 from collections.abc import Sequence
 
@@ -28,16 +26,16 @@ _BLOCK = re.compile(
 _EOS = "</s>"
 
 
-def write(path: str | os.PathLike[str], predictions: Sequence[Prediction]) -> None:
+def write(path: files.AnyPath, predictions: Sequence[Prediction]) -> None:
     """Writes predictions as the paper's evaluation did."""
     blocks = [
         f"Q: {p.question}\nA_model:\n{p.text}{_EOS if p.finished else ''}\nA:\n{p.gold}\n\n"
         for p in predictions
     ]
-    pathlib.Path(path).write_text("".join(blocks), encoding="utf-8")
+    files.as_path(path).write_text("".join(blocks), encoding="utf-8")
 
 
-def read(path: str | os.PathLike[str], benchmark: str, prompt: str) -> list[Prediction]:
+def read(path: files.AnyPath, benchmark: str, prompt: str) -> list[Prediction]:
     """Returns the predictions of a file, graded by every rule of the benchmark.
 
     Args:

@@ -1,12 +1,9 @@
 """Which checkpoints one call evaluates (a folder, a list of steps, a glob), and loading them."""
 
 import dataclasses
-import os
 import pathlib
 import re
-from typing import Any
-
-from etils import epath
+from collections.abc import Iterable
 
 from cotdistill_jax import checkpoints, files
 from cotdistill_jax.checkpoints import conversion, hub, model_files, stored
@@ -16,7 +13,6 @@ _WEIGHT_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
 )  # named for the folder that they lie in
-_REMOTE = "://"
 _STEP_NAME = re.compile(r"checkpoint_([0-9]+)")
 
 
@@ -25,14 +21,14 @@ class Selected:
     """One checkpoint to evaluate.
 
     Attributes:
-        path: the `checkpoint_N` folder or file, ours or T5X's, or a Hugging Face folder; an `epath.Path` for `gs://`.
+        path: the `checkpoint_N` folder or file, ours or T5X's, or a Hugging Face folder; on disk or in a bucket.
         step: its N; 0 for a Hugging Face folder.
         folder: where its results go, relative to the output folder; `.` for the output folder itself.
     """
 
-    path: Any
+    path: files.Path
     step: int
-    folder: pathlib.Path = pathlib.Path(".")
+    folder: str = "."
 
 
 def select(checkpoint: str, steps: str | None = None) -> list[Selected]:
@@ -40,8 +36,8 @@ def select(checkpoint: str, steps: str | None = None) -> list[Selected]:
 
     Args:
         checkpoint: a run folder (ours or T5X's), a `checkpoint_N` folder in it, a Hugging Face folder (or the weights file
-            in it), a single-file T5X checkpoint, or a glob of such; or one of ours or T5X's as `gs://bucket/.../checkpoint_N`; or a
-            published name such as `google/flan-t5-base` (`checkpoints.hub`).
+            in it), a single-file T5X checkpoint, or a glob of such, on disk or in a bucket; or a published name such as
+            `google/flan-t5-base` (`checkpoints.hub`).
         steps: for run folders: `all`, `latest` or a list such as `100,200`. None means `latest`.
 
     With one folder and no steps the results go to the output folder itself. Otherwise each checkpoint gets
@@ -52,34 +48,34 @@ def select(checkpoint: str, steps: str | None = None) -> list[Selected]:
         ValueError: `steps` cannot be read, or is given with a `checkpoint_N` folder.
     """
     checkpoint = hub.local(checkpoint)
-    if _REMOTE in checkpoint:
-        return [_remote(checkpoint, steps)]
     if files.is_name(checkpoint) and steps is None:
-        return [_latest(pathlib.Path(checkpoint))]
-    matches = sorted(
-        path for path in files.matches(checkpoint) if os.path.isdir(path) or _is_file(path)
-    )
+        return [_latest(files.as_path(checkpoint))]
+    named = map(files.as_path, sorted(files.matches(checkpoint)))
+    matches = [path for path in named if path.is_dir() or _is_weights_file(path)]
     if not matches:
         raise FileNotFoundError(f"inference: no folder matches --checkpoint={checkpoint}")
-    found = [one for match in matches for one in _steps_of(pathlib.Path(match), steps)]
+    found = [one for match in matches for one in _steps_of(match, steps)]
     distinct = sorted(
-        {one.path: one for one in found}.values(), key=lambda one: (one.path.parent, one.step)
+        {one.path: one for one in found}.values(), key=lambda one: (one.path.parent.parts, one.step)
     )
-    parents = {one.path.parent for one in distinct}
-    common = pathlib.Path(os.path.commonpath(parents))
-    return [dataclasses.replace(one, folder=one.path.relative_to(common)) for one in distinct]
+    depth = _common_depth(one.path.parent.parts for one in distinct)
+    return [dataclasses.replace(one, folder="/".join(one.path.parts[depth:])) for one in distinct]
 
 
-def load(
-    selected: Selected, vocabulary_file: str | os.PathLike[str] | None = None
-) -> checkpoints.Model:
+def _common_depth(folders: Iterable[tuple[str, ...]]) -> int:
+    """Returns how many first parts all folders share."""
+    parts = list(zip(*folders, strict=False))
+    return next((n for n, names in enumerate(parts) if len(set(names)) > 1), len(parts))
+
+
+def load(selected: Selected, vocabulary_file: files.AnyPath | None = None) -> checkpoints.Model:
     """Returns the model of a selected checkpoint, read into memory; arguments, layouts and exceptions are those of `open_model`."""
     model = open_model(selected, vocabulary_file)
     return dataclasses.replace(model, params=stored.materialise(model.params))
 
 
 def open_model(
-    selected: Selected, vocabulary_file: str | os.PathLike[str] | None = None
+    selected: Selected, vocabulary_file: files.AnyPath | None = None
 ) -> checkpoints.Model:
     """Returns the model of a selected checkpoint, whichever layout it has: ours, Hugging Face's or T5X's; nothing is read yet.
 
@@ -95,9 +91,9 @@ def open_model(
     """
     weights = conversion.open_weights(str(selected.path))
     config, params = weights.config, weights.params
-    vocabulary = pathlib.Path(
-        vocabulary_file or weights.vocabulary_file or _vocabulary_beside(selected.path)
-    )
+    named = vocabulary_file or weights.vocabulary_file
+    # SeqIO and the report open it, too: a copy where it is in a bucket.
+    vocabulary = _local_vocabulary(named) if named else _vocabulary_beside(selected.path)
     recorded = weights.layout == conversion.OURS and vocabulary_file is None
     if vocabulary.is_file() and not recorded:
         # Evaluation uses no extra ids, and T5X's checkpoints do not tell how many there are.
@@ -107,16 +103,26 @@ def open_model(
     )
 
 
-def _vocabulary_beside(path: Any) -> pathlib.Path:
+def _local_vocabulary(path: files.AnyPath) -> pathlib.Path:
+    path = files.as_path(path)
+    if isinstance(path, pathlib.Path):
+        return path
+    copy = model_files.local_file(path.parent, path.name)
+    if copy is None:
+        raise FileNotFoundError(f"inference: no vocabulary at {path}")
+    return copy
+
+
+def _vocabulary_beside(path: files.Path) -> pathlib.Path:
     for folder in (path, path.parent):
-        found = model_files.local_file(str(folder), model_files.VOCABULARY_FILE)
+        found = model_files.local_file(folder, model_files.VOCABULARY_FILE)
         if found is not None:
             return found
     published = hub.bucket_vocabulary(str(path))
     found = model_files.local_file(*published) if published else None
     if found is not None:
         return found
-    other = model_files.local_file(str(path), "tokenizer.json")
+    other = model_files.local_file(path, "tokenizer.json")
     instead = ", only tokenizer.json, which SentencePiece does not read" if other else ""
     raise FileNotFoundError(
         f"inference: the checkpoint {path} has no {model_files.VOCABULARY_FILE}{instead}; pass --vocab=FILE (T5's is "
@@ -124,20 +130,9 @@ def _vocabulary_beside(path: Any) -> pathlib.Path:
     )
 
 
-def _remote(checkpoint: str, steps: str | None) -> Selected:
-    """Returns a checkpoint in a bucket, which is not listed: it must be named to the step."""
-    name = checkpoint.rstrip("/").rpartition("/")[2]
-    if steps is not None or not _STEP_NAME.fullmatch(name):
-        raise ValueError(
-            f"inference: a checkpoint in a bucket is named to its step, `gs://.../checkpoint_N`, without --steps or a "
-            f"pattern; got {checkpoint} and --steps={steps}"
-        )
-    return Selected(epath.Path(checkpoint.rstrip("/")), _step_in(name))
-
-
-def _is_file(path: str) -> bool:
-    name = os.path.basename(path)
-    return os.path.isfile(path) and (name in _WEIGHT_FILES or bool(_STEP_NAME.fullmatch(name)))
+def _is_weights_file(path: files.Path) -> bool:
+    named = path.name in _WEIGHT_FILES or _STEP_NAME.fullmatch(path.name)
+    return bool(named) and path.is_file()
 
 
 def _step_in(name: str) -> int:
@@ -145,7 +140,7 @@ def _step_in(name: str) -> int:
     return int(found[1]) if found else 0
 
 
-def _latest(path: pathlib.Path) -> Selected:
+def _latest(path: files.Path) -> Selected:
     if path.is_file() and path.name in _WEIGHT_FILES:
         path = path.parent
     if path.is_file():
@@ -156,11 +151,11 @@ def _latest(path: pathlib.Path) -> Selected:
     return _step(run, step)
 
 
-def _step(run: pathlib.Path, step: int) -> Selected:
+def _step(run: files.Path, step: int) -> Selected:
     return Selected(run / f"{checkpoints.train_state.STEP_PREFIX}_{step}", step)
 
 
-def _steps_of(path: pathlib.Path, steps: str | None) -> list[Selected]:
+def _steps_of(path: files.Path, steps: str | None) -> list[Selected]:
     latest = _latest(path)
     single = latest.path == path
     if single and steps is not None:

@@ -7,10 +7,10 @@ from the row, as a teacher's tail is.
 """
 
 import math
-import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from cotdistill_jax import files
 from cotdistill_jax.inference import lengths, scoring
 from cotdistill_jax.inference.planning import Part
 from cotdistill_jax.inference.vocabulary import EOS_ID, Vocabulary
@@ -63,7 +63,7 @@ def record_of(
 
 
 def write_records(
-    folder: str | os.PathLike[str],
+    folder: files.AnyPath,
     part: Part,
     inputs: Sequence[lengths.FittedPrompt],
     generator: "Generator",
@@ -83,7 +83,7 @@ def write_records(
         teacher: name of the student.
     """
     config = {"teacher": teacher, "top_k": generator.top_k, **part.settings}
-    resume = os.path.isdir(folder)
+    resume = files.as_path(folder).is_dir()
     with RecordWriter(folder, config=config, records_per_shard=1024, resume=resume) as writer:
         for record in _records(part, inputs, generator, vocabulary, teacher, writer.keys):
             writer.write(record)

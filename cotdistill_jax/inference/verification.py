@@ -26,17 +26,16 @@ import collections
 import dataclasses
 import json
 import math
-import os
-import pathlib
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import cotdistill_jax
 from cotdistill_jax import files, formats
+from cotdistill_jax.files import file_sha256, write_json_atomically
 from cotdistill_jax.inference import predictions, scoring, voting
 from cotdistill_jax.inference.predictions import Prediction
-from cotdistill_jax.teacher.shards import MANIFEST_NAME, file_sha256, write_json_atomically
+from cotdistill_jax.teacher.shards import MANIFEST_NAME
 
 RIGHT, WRONG = "right", "wrong"
 STUDENT_FORMAT = formats.FORMATS["zero_shot_cot"]
@@ -128,8 +127,8 @@ def label(samples: Iterable[Prediction], rule: str) -> tuple[list[LabelledSample
 
 
 def write_corpus(
-    folder: str | os.PathLike[str],
-    prediction_files: Sequence[str | os.PathLike[str]],
+    folder: files.AnyPath,
+    prediction_files: Sequence[files.AnyPath],
     rule: str = "last_number",
     validation_questions: int = 200,
     seed: int = 0,
@@ -156,7 +155,7 @@ def write_corpus(
             "questions, at a higher temperature."
         )
     held_out = set(random.Random(seed).sample(ids, validation_questions))
-    folder = pathlib.Path(folder)
+    folder = files.as_path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
         chosen = [s for s in labelled if (s.question_id in held_out) == (split == "validation")]
@@ -168,21 +167,21 @@ def write_corpus(
         "schema_version": SCHEMA_VERSION,
         "code_version": cotdistill_jax.__version__,
         "config": {"rule": rule, "validation_questions": validation_questions, "seed": seed},
-        "inputs": {os.fspath(f): file_sha256(pathlib.Path(f)) for f in prediction_files},
+        "inputs": {str(f): file_sha256(f) for f in prediction_files},
         "counts": counts,
     }
     write_json_atomically(folder / MANIFEST_NAME, manifest)
     return counts
 
 
-def read_corpus(folder: str | os.PathLike[str], split: str) -> list[LabelledSample]:
+def read_corpus(folder: files.AnyPath, split: str) -> list[LabelledSample]:
     """Returns the labelled samples of one of `SPLITS`.
 
     Raises:
         FileNotFoundError: the folder was not written by `write_corpus`.
         ValueError: a line is not a labelled sample; the message names file and line.
     """
-    path = pathlib.Path(folder) / f"{split}.jsonl"
+    path = files.as_path(folder) / f"{split}.jsonl"
     if not path.is_file():
         raise FileNotFoundError(
             f"inference: no labelled samples at {path}; write them with scripts/label_samples.py --output_dir={folder}"

@@ -3,12 +3,10 @@
 Same ids and same text as `seqio.SentencePieceVocabulary`, with T5's conventions: pad 0, eos 1, unk 2.
 """
 
-import os
-import pathlib
 from collections.abc import Sequence
 
 from cotdistill_jax import files
-from cotdistill_jax.teacher.shards import file_sha256
+from cotdistill_jax.files import file_sha256
 
 EOS_ID = 1
 
@@ -20,14 +18,14 @@ class Vocabulary:
         sha256: checksum of its file.
     """
 
-    def __init__(self, file: str | os.PathLike[str]) -> None:
+    def __init__(self, file: files.AnyPath) -> None:
         """Loads the vocabulary.
 
         Raises:
             FileNotFoundError: there is no such file.
             ValueError: the file is no SentencePiece model, or its EOS is not 1.
         """
-        path = pathlib.Path(file)
+        path = files.as_path(file)
         if not path.is_file():
             raise FileNotFoundError(
                 f"inference: the checkpoint's vocabulary {path} does not exist; copy the SentencePiece "

@@ -1,10 +1,9 @@
 """Questions of a mixture that also stand in a benchmark: what must not be trained on."""
 
 import dataclasses
-import os
 from collections.abc import Iterable, Iterator
 
-from cotdistill_jax import benchmarks
+from cotdistill_jax import benchmarks, files
 from cotdistill_jax.benchmarks import Question
 
 _HELD_OUT = {"gsm8k": ("dev", "test"), "arith": ("validation", "test")}
@@ -31,7 +30,7 @@ class Leak:
 
 
 def find_leaks(
-    questions: Iterable[Question], data_dir: str | os.PathLike[str] | None = None
+    questions: Iterable[Question], data_dir: files.AnyPath | None = None
 ) -> Iterator[Leak]:
     """Yields, for every held-out split of every benchmark, what the questions share with it.
 

@@ -1,9 +1,9 @@
 """Everything `scripts/inspect_mixture.py` shows, read in one call."""
 
 import dataclasses
-import os
 from collections.abc import Mapping
 
+from cotdistill_jax import files
 from cotdistill_jax.inspection import effective, examples, layout, leakage
 from cotdistill_jax.train import data
 
@@ -40,7 +40,7 @@ def inspect(
     lengths: Mapping[str, int] | None = None,
     max_examples: int | None = None,
     seed: int = 0,
-    data_dir: str | os.PathLike[str] | None = None,
+    data_dir: files.AnyPath | None = None,
 ) -> Inspection:
     """Returns what the model really sees of a task or mixture.
 

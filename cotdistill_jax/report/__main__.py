@@ -7,11 +7,10 @@ the accuracies the paper's code printed, and every prediction in a table that ca
 """
 
 import argparse
-import pathlib
 import sys
 from collections.abc import Sequence
 
-from cotdistill_jax import command
+from cotdistill_jax import command, files
 from cotdistill_jax.report.run_report import write_report
 
 
@@ -23,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--run", required=True, help="folder of the run")
     parser.add_argument("--output", help="HTML file to write; default: report.html in the run")
     flags = parser.parse_args(arguments)
-    output = pathlib.Path(flags.output or pathlib.Path(flags.run) / "report.html")
+    output = files.as_path(flags.output or files.as_path(flags.run) / "report.html")
     try:
         counts = write_report(flags.run, output)
     except (FileNotFoundError, ValueError) as error:

@@ -10,8 +10,6 @@ Source: Okabe and Ito 2008, "Color universal design"; Nunez et al. 2018 (cividis
 import contextlib
 import dataclasses
 import io
-import os
-import pathlib
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,6 +17,8 @@ from typing import Any
 import matplotlib
 from cycler import cycler
 from matplotlib.figure import Figure
+
+from cotdistill_jax import files
 
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 SKY, PURPLE, GREY = "#56B4E9", "#CC79A7", "#8C8C8C"
@@ -91,7 +91,7 @@ def inline_svg(draw: Draw, title: str) -> str:
     return re.sub(r"^<svg", f'<svg role="img" aria-label="{label}"', text)
 
 
-def save(draw: Draw, path: str | os.PathLike[str], theme: str = "light") -> None:
+def save(draw: Draw, path: files.AnyPath, theme: str = "light") -> None:
     """Writes a figure as PNG or SVG.
 
     Args:
@@ -103,7 +103,7 @@ def save(draw: Draw, path: str | os.PathLike[str], theme: str = "light") -> None
         ValueError: another ending.
         KeyError: unknown theme.
     """
-    target = pathlib.Path(path)
+    target = files.as_path(path)
     if theme not in THEMES:
         raise KeyError(f"report: unknown theme {theme!r}; choose one of {sorted(THEMES)}")
     if target.suffix not in _PICTURES:
@@ -115,7 +115,9 @@ def save(draw: Draw, path: str | os.PathLike[str], theme: str = "light") -> None
         target.write_text(_svg(draw, THEMES[theme]), encoding="utf-8")
         return
     with style(THEMES[theme]):
-        draw(THEMES[theme]).savefig(target, dpi=150)
+        written = io.BytesIO()
+        draw(THEMES[theme]).savefig(written, dpi=150, format=target.suffix[1:])
+        target.write_bytes(written.getvalue())
 
 
 def _svg(draw: Draw, theme: Theme) -> str:

@@ -7,12 +7,13 @@ Data for the script are JSON inside the page; the script writes them as text, ne
 import base64
 import hashlib
 import json
-import os
 import pathlib
 from typing import Any
 
 import jinja2
 import markupsafe
+
+from cotdistill_jax import files
 
 TEMPLATES = pathlib.Path(__file__).with_name("templates")
 
@@ -41,9 +42,9 @@ def render(template: str, script: str | None = None, **values: Any) -> str:
     )
 
 
-def write(page: str, path: str | os.PathLike[str]) -> None:
+def write(page: str, path: files.AnyPath) -> None:
     """Writes a page, folders made where missing."""
-    target = pathlib.Path(path)
+    target = files.as_path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(page, encoding="utf-8")
 

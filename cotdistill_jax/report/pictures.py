@@ -1,12 +1,11 @@
 """Pictures of a text's tokens into a file: PNG or SVG for one picture, HTML for a page of several."""
 
 import functools
-import os
-import pathlib
 from collections.abc import Mapping, Sequence
 
 import markupsafe
 
+from cotdistill_jax import files
 from cotdistill_jax.report import alignment_links, alignment_picture, figures, flow, heat_map, page
 from cotdistill_jax.report.token_rows import place
 from cotdistill_jax.teacher import TeacherRecord
@@ -48,7 +47,7 @@ def alignment_drawing(
 def write_pictures(
     drawings: Mapping[str, figures.Draw],
     record: TeacherRecord,
-    output: str | os.PathLike[str],
+    output: files.AnyPath,
     theme: str = "light",
 ) -> None:
     """Writes drawings.
@@ -62,7 +61,7 @@ def write_pictures(
     Raises:
         ValueError: several drawings for one picture file, or another ending.
     """
-    path = pathlib.Path(output)
+    path = files.as_path(output)
     if path.suffix != ".html":
         if len(drawings) != 1:
             raise ValueError(

@@ -12,11 +12,10 @@ Token probabilities are teacher records (`cotdistill_jax.teacher`) of the predic
 `{evaluation}/token_probs/{prediction file's stem}/`, as `scripts/score_predictions.py` writes them.
 """
 
-import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from cotdistill_jax import inference, teacher
+from cotdistill_jax import files, inference, teacher
 from cotdistill_jax.report.run_files import Evaluation
 from cotdistill_jax.report.token_rows import TokenRow, token_rows
 
@@ -52,9 +51,9 @@ def table(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
     }
 
 
-def read_token_probs(prediction_file: pathlib.Path) -> dict[tuple[str, int, str], list[TokenRow]]:
+def read_token_probs(prediction_file: files.Path) -> dict[tuple[str, int, str], list[TokenRow]]:
     """Returns the tokens of the predictions in a file by (id, sample_id, text); empty where none were recorded."""
-    folder = prediction_file.parents[1] / TOKEN_PROBS_FOLDER / prediction_file.stem
+    folder = prediction_file.parent.parent / TOKEN_PROBS_FOLDER / prediction_file.stem
     if not folder.is_dir():
         return {}
     return {

@@ -4,7 +4,6 @@ import datetime
 import functools
 import json
 import os
-import pathlib
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,19 +11,35 @@ from typing import Any
 import markupsafe
 
 import cotdistill_jax
-from cotdistill_jax import inference
+from cotdistill_jax import files, inference
 from cotdistill_jax.inference.results import outside_vocabulary
-from cotdistill_jax.report import curves, figures, page, predictions_table, references, trade_off
+from cotdistill_jax.report import (
+    curves,
+    figures,
+    page,
+    predictions_table,
+    references,
+    trade_off,
+    watch,
+)
 from cotdistill_jax.report.run_files import Evaluation, Run, macros, read_run
 from cotdistill_jax.teacher.shards import MANIFEST_NAME
+from cotdistill_jax.train import run_time
 
 _LINKED = (
-    *("config.gin", MANIFEST_NAME, "model.json", "metrics.jsonl", "data_counts.json"),
+    *(
+        "config.gin",
+        MANIFEST_NAME,
+        "model.json",
+        "metrics.jsonl",
+        "data_counts.json",
+        run_time.TIME_FILE,
+    ),
     *("tensorboard", "spiece.model"),
 )
 
 
-def write_report(run: str | os.PathLike[str], output: str | os.PathLike[str]) -> dict[str, int]:
+def write_report(run: files.AnyPath, output: files.AnyPath) -> dict[str, int]:
     """Writes the report of a run and returns what went into it: evaluations, predictions, log lines, bytes.
 
     Args:
@@ -36,7 +51,7 @@ def write_report(run: str | os.PathLike[str], output: str | os.PathLike[str]) ->
         ValueError: a file of it cannot be read; the message names it.
     """
     found = read_run(run)
-    target = pathlib.Path(output)
+    target = files.as_path(output)
     table = predictions_table.table(found.evaluations)
     content = page.render(
         "report.html.jinja", "predictions.js", **_values(found, target.parent, table)
@@ -47,22 +62,23 @@ def write_report(run: str | os.PathLike[str], output: str | os.PathLike[str]) ->
         "predictions": len(table["rows"]),
         "with_token_probs": predictions_table.count_with_tokens(table["rows"]),
         "log_lines": len(found.metrics),
-        "bytes": target.stat().st_size,
+        "bytes": len(content.encode()),
     }
 
 
-def _values(run: Run, beside: pathlib.Path, table: Mapping[str, Any]) -> dict[str, Any]:
+def _values(run: Run, beside: files.Path, table: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the variables of the template."""
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     return {
-        "title": f"Run {os.fspath(run.folder)}",
+        "title": f"Run {run.folder}",
         "made": now,
-        "command": f"python -m cotdistill_jax.report --run={os.fspath(run.folder)}",
+        "command": f"python -m cotdistill_jax.report --run={run.folder}",
         "version": cotdistill_jax.__version__,
-        "folder": os.fspath(run.folder),
+        "folder": str(run.folder),
         **_results(run.evaluations),
         **_references(run.evaluations),
         **_pictures(run),
+        **_time(run.starts),
         "num_predictions": len(table["rows"]),
         "num_with_tokens": predictions_table.count_with_tokens(table["rows"]),
         "prediction_data": page.json_for_page(table),
@@ -149,6 +165,33 @@ def _pictures(run: Run) -> dict[str, Any]:
     }
 
 
+def _time(starts: Sequence[run_time.Start]) -> dict[str, Any]:
+    """Returns the table of where the time went: a row per start, and one for all of them; parts in the order of their sums."""
+    sums = run_time.totals(starts)
+    parts = [part for part, seconds in sums.items() if seconds]
+    rows = [
+        (
+            f"{start.start}",
+            start.began.replace("T", " ").removesuffix("+00:00"),
+            f"{start.from_step:,} to {start.until_step:,}",
+            (start.ended or "running, or killed")
+            + (f", {start.lost_steps:,} steps lost" if start.lost_steps else ""),
+            _clock_and_shares(start.seconds, parts),
+        )
+        for start in starts
+    ]
+    if len(starts) > 1:
+        lost = sum(start.lost_steps for start in starts)
+        rows.append(("all", "", "", f"{lost:,} steps lost", _clock_and_shares(sums, parts)))
+    return {"time_parts": parts, "time_rows": rows}
+
+
+def _clock_and_shares(seconds: Mapping[str, float], parts: Sequence[str]) -> list[str]:
+    total = sum(seconds.values())
+    shares = [seconds.get(part, 0.0) / total if total else 0.0 for part in parts]
+    return [watch.clock(total), *(f"{share:.1%}" for share in shares)]
+
+
 def _inline(draw: figures.Draw, title: str) -> markupsafe.Markup:
     return markupsafe.Markup(figures.inline_svg(draw, title))
 
@@ -193,12 +236,12 @@ def _manifests(run: Run) -> list[tuple[str, str]]:
     return [(name, json.dumps(content, indent=2)) for name, content in shown if content]
 
 
-def _artefacts(run: Run, beside: pathlib.Path) -> list[tuple[str, str]]:
+def _artefacts(run: Run, beside: files.Path) -> list[tuple[str, str]]:
     """Returns (name, relative link) of the run's files and folders that exist."""
-    paths: list[pathlib.Path] = []
+    paths: list[files.Path] = []
     if run.training:
         paths += [run.training / name for name in _LINKED]
-        paths += sorted(run.training.glob("checkpoint_*"), key=_step)
+        paths += sorted(files.entries(run.training, "checkpoint_*"), key=_step)
     for evaluation in run.evaluations:
         paths += [evaluation.folder / "results.json", evaluation.folder / MANIFEST_NAME]
         paths += evaluation.prediction_files
@@ -206,17 +249,24 @@ def _artefacts(run: Run, beside: pathlib.Path) -> list[tuple[str, str]]:
     return [
         (
             _name(path, run) + ("/" if path.is_dir() else ""),
-            urllib.parse.quote(os.path.relpath(path, beside)),
+            _link(path, beside),
         )
         for path in paths
         if path.exists()
     ]
 
 
-def _name(path: pathlib.Path, run: Run) -> str:
-    return os.fspath(path.relative_to(run.folder))
+def _link(path: files.Path, beside: files.Path) -> str:
+    """Returns a link from a page in the folder `beside`; to the whole address where one of both is in a bucket."""
+    if files.is_remote(path) or files.is_remote(beside):
+        return urllib.parse.quote(str(path), safe=":/")
+    return urllib.parse.quote(os.path.relpath(str(path), str(beside)))
 
 
-def _step(path: pathlib.Path) -> tuple[int, str]:
+def _name(path: files.Path, run: Run) -> str:
+    return files.name_below(path, run.folder)
+
+
+def _step(path: files.Path) -> tuple[int, str]:
     number = path.name.rpartition("_")[2]
     return int(number) if number.isdecimal() else 0, path.name

@@ -1,8 +1,6 @@
-"""A run in the terminal while it trains: loss, accuracy, speed and time left, from the files of its folder alone."""
+"""A run in the terminal while it trains: loss, accuracy, speed, time left and where it went, from the files of its folder alone."""
 
 import dataclasses
-import os
-import pathlib
 import statistics
 import time
 from collections.abc import Sequence
@@ -13,8 +11,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from cotdistill_jax import files
 from cotdistill_jax.report import run_files
 from cotdistill_jax.report.curves import Metrics, series
+from cotdistill_jax.train import run_time
 from cotdistill_jax.train.metrics_file import read_metrics
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -76,7 +76,7 @@ def sparkline(values: Sequence[float], width: int = _WIDTH) -> str:
     return "".join(_BLOCKS[round((value - low) * scale + 1e-9)] for value in kept)
 
 
-def view(folder: pathlib.Path) -> tuple[Group, Standing]:
+def view(folder: files.Path) -> tuple[Group, Standing]:
     """Returns what to show of a run now, and where it stands.
 
     Args:
@@ -95,10 +95,12 @@ def view(folder: pathlib.Path) -> tuple[Group, Standing]:
     total = macros.get("TRAIN_STEPS", "")
     metrics = read_metrics(training)
     now = standing(metrics, int(total) if total.isdecimal() else None)
-    return Group(_heading(training, now), *_rows(now, metrics)), now
+    starts = run_time.read(training)
+    spent = [Text(run_time.in_words(starts), "dim")] if starts else []
+    return Group(_heading(training, now), *_rows(now, metrics), *spent), now
 
 
-def _heading(training: pathlib.Path, now: Standing) -> Table:
+def _heading(training: files.Path, now: Standing) -> Table:
     line = Table.grid(padding=(0, 2))
     of = f" of {now.total_steps:,}" if now.total_steps else ""
     left = "–" if now.seconds_left is None else clock(now.seconds_left)
@@ -133,7 +135,7 @@ def clock(seconds: float) -> str:
 
 
 def watch(
-    folder: str | os.PathLike[str],
+    folder: files.AnyPath,
     console: Console,
     every_seconds: float = 2.0,
     once: bool = False,
@@ -149,7 +151,7 @@ def watch(
     Raises:
         FileNotFoundError: no run there.
     """
-    path = pathlib.Path(folder)
+    path = files.as_path(folder)
     shown, now = view(path)
     with Live(shown, console=console, auto_refresh=False) as live:
         while not once and (now.total_steps is None or now.step < now.total_steps):

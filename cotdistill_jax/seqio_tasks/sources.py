@@ -14,6 +14,7 @@ import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from cotdistill_jax import files
 from cotdistill_jax.corpus import vocabularies
 
 DATA_DIR_VARIABLE = "COTDISTILL_TFDS_DIR"
@@ -54,7 +55,7 @@ class CorpusSource(seqio.TfdsDataSource):
         name: str,
         version: str,
         splits: Sequence[str],
-        vocabulary_file: Callable[[], str | os.PathLike[str]] | None = None,
+        vocabulary_file: Callable[[], files.AnyPath] | None = None,
     ) -> None:
         """Makes a source; nothing is read yet.
 

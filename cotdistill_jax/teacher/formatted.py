@@ -14,12 +14,12 @@ Each format has a folder of its own. Pieces are names, not ids: only who reads t
 
 import dataclasses
 import itertools
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
+from cotdistill_jax import files
 from cotdistill_jax.teacher import records, shards
 
 LAYOUT = shards.Layout(
@@ -69,7 +69,7 @@ def validate_example(example: FormattedExample) -> None:
 
 
 def write_examples(
-    folder: str | os.PathLike[str],
+    folder: files.AnyPath,
     examples: Iterable[FormattedExample],
     *,
     config: Mapping[str, Any],
@@ -100,9 +100,7 @@ def write_examples(
     return written
 
 
-def read_examples(
-    folder: str | os.PathLike[str], *, verify: bool = True
-) -> Iterator[FormattedExample]:
+def read_examples(folder: files.AnyPath, *, verify: bool = True) -> Iterator[FormattedExample]:
     """Yields the examples of a folder in order.
 
     Raises:

@@ -20,13 +20,13 @@ with tokens that are not part of `text` (the seed's transcripts begin with " ste
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cotdistill_jax import files
 from cotdistill_jax.teacher import shards
 
 LAYOUT = shards.Layout(
@@ -143,7 +143,7 @@ class RecordWriter:
 
     def __init__(
         self,
-        folder: str | os.PathLike[str],
+        folder: files.AnyPath,
         *,
         config: Mapping[str, Any] | None = None,
         inputs: Mapping[str, str] | None = None,
@@ -207,7 +207,7 @@ class RecordWriter:
 
 
 def write_records(
-    folder: str | os.PathLike[str],
+    folder: files.AnyPath,
     records: Iterable[TeacherRecord],
     *,
     config: Mapping[str, Any] | None = None,
@@ -220,7 +220,7 @@ def write_records(
 
 
 def read_records(
-    folder: str | os.PathLike[str], *, verify: bool = True, allow_incomplete: bool = False
+    folder: files.AnyPath, *, verify: bool = True, allow_incomplete: bool = False
 ) -> Iterator[TeacherRecord]:
     """Yields the records of a folder in order, holding a few hundred in memory.
 
@@ -305,7 +305,7 @@ def batch_to_records(batch: pa.RecordBatch) -> Iterator[TeacherRecord]:
         yield TeacherRecord(**row)
 
 
-def _keys(folder: str | os.PathLike[str]) -> Iterator[tuple[str, int]]:
+def _keys(folder: files.AnyPath) -> Iterator[tuple[str, int]]:
     columns = ["question_id", "sample_id"]
     for batch in shards.read_batches(folder, LAYOUT, columns=columns, allow_incomplete=True):
         yield from zip(*(batch.column(name).to_pylist() for name in columns), strict=True)

@@ -16,7 +16,6 @@ import functools
 import io
 import mmap
 import os
-import pathlib
 import pickle
 import pickletools
 import re
@@ -69,7 +68,7 @@ class PickledList:
         (7474, 'Question 0: Natalia sold clips ...')
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: files.AnyPath) -> None:
         """Maps the file into memory and checks every opcode.
 
         Args:
@@ -81,7 +80,7 @@ class PickledList:
             RefusedPickleError: it asks for something but containers, numbers and strings.
             PickleFileError: it is truncated, broken, or no list.
         """
-        self.path = pathlib.Path(path)
+        self.path = files.as_path(path)
         if not self.path.exists():
             raise FileNotFoundError(
                 f"import: no file {self.path}. Pass the folder that holds the released pickles."

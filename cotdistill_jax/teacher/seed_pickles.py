@@ -17,12 +17,11 @@ Tokens are as the files have them; there, the seed left Python's escapes of anyt
 import collections
 import dataclasses
 import operator
-import os
-import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from cotdistill_jax.files import AnyPath, Path, as_path
 from cotdistill_jax.teacher.formatted import FormattedExample
 from cotdistill_jax.teacher.records import TeacherRecord
 from cotdistill_jax.teacher.restricted_pickle import PickledList
@@ -65,7 +64,7 @@ class SeedSamples:
         rejected_by_seed: samples labelled right whose alignment the seed rejected; counted while iterating.
     """
 
-    folder: pathlib.Path
+    folder: Path
     flavour: Flavour
     question_prefix: str
     files: dict[str, PickledList]
@@ -75,7 +74,7 @@ class SeedSamples:
 
     @classmethod
     def open(
-        cls, folder: str | os.PathLike[str], flavour: str, question_prefix: str = "gsm8k/train/"
+        cls, folder: AnyPath, flavour: str, question_prefix: str = "gsm8k/train/"
     ) -> "SeedSamples | None":
         """Returns the samples of a teacher, or None if the folder has none of it.
 
@@ -89,7 +88,7 @@ class SeedSamples:
             restricted_pickle.PickleFileError: a file that is refused, truncated, broken, or no list.
             SeedFileError: files of different lengths that the repair of repeated questions does not explain.
         """
-        folder, teacher = pathlib.Path(folder), FLAVOURS[flavour]
+        folder, teacher = as_path(folder), FLAVOURS[flavour]
         if not (folder / f"{flavour}_predictions.pkl").exists():
             return None
         files = {
@@ -248,14 +247,14 @@ class SeedSamples:
         )
 
 
-def read_formatted(path: str | os.PathLike[str]) -> "SeedFormatted":
+def read_formatted(path: AnyPath) -> "SeedFormatted":
     """Returns the formatted examples of a file such as `in_context_chain_of_thought.pkl`.
 
     Raises:
         SeedFileError: the file's name is none of the four.
         FileNotFoundError, restricted_pickle.PickleFileError: as `PickledList` raises them.
     """
-    path = pathlib.Path(path)
+    path = as_path(path)
     if path.stem not in FORMATS:
         raise SeedFileError(f"import: {path}: expected one of {', '.join(FORMATS)} as its name.")
     return SeedFormatted(PickledList(path))
@@ -358,7 +357,7 @@ def _in_order(value: Any) -> list[Any] | tuple[Any, ...]:
     return value
 
 
-def _check_numbers(questions: Sequence[tuple[int, str]], folder: pathlib.Path) -> None:
+def _check_numbers(questions: Sequence[tuple[int, str]], folder: Path) -> None:
     counted = collections.Counter(number for number, _ in questions)
     twice = [number for number, times in counted.items() if times > 1]
     if twice:

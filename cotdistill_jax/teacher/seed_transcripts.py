@@ -23,8 +23,6 @@ import ast
 import collections
 import dataclasses
 import functools
-import os
-import pathlib
 import re
 from collections.abc import Callable, Iterable, Iterator
 
@@ -64,7 +62,7 @@ class SeedTranscript:
         dropped: samples left out, by reason; counted while iterating.
     """
 
-    path: pathlib.Path
+    path: files.Path
     flavour: Flavour
     question_prefix: str = "gsm8k/train/"
     read: Callable[[int], object] = int
@@ -142,7 +140,7 @@ class SeedTranscript:
 
 
 def open_transcript(
-    path: str | os.PathLike[str],
+    path: files.AnyPath,
     flavour: str,
     *,
     question_prefix: str = "gsm8k/train/",
@@ -155,10 +153,10 @@ def open_transcript(
         FileNotFoundError: no such file.
         KeyError: unknown flavour.
     """
-    path = pathlib.Path(path)
+    path = files.as_path(path)
     if not path.exists():
         raise FileNotFoundError(f"import: no file {path}.")
-    if path.stat().st_size:
+    if files.read_head(path, 1):
         files.refuse_foreign_content(path, "import", "a transcript of the seed's decode scripts")
     if flavour not in FLAVOURS:
         raise KeyError(f"import: unknown flavour {flavour!r}. Choose one of {sorted(FLAVOURS)}.")
@@ -223,7 +221,7 @@ class _Block:
     is_last: bool = False
 
 
-def _blocks(path: pathlib.Path, read: Callable[[int], object]) -> Iterator[_Block]:
+def _blocks(path: files.Path, read: Callable[[int], object]) -> Iterator[_Block]:
     """Yields the blocks of a file; each line belongs to the part that the lines before it opened."""
     block, text, part = None, "", "end"
     with path.open(encoding="utf-8-sig", newline="\n") as lines:
@@ -270,7 +268,7 @@ def _blocks(path: pathlib.Path, read: Callable[[int], object]) -> Iterator[_Bloc
     yield block
 
 
-def _decoded(lines: Iterable[str], path: pathlib.Path) -> Iterator[str]:
+def _decoded(lines: Iterable[str], path: files.Path) -> Iterator[str]:
     """Yields the lines of a file; what is no UTF-8 is a SeedFileError."""
     try:
         yield from lines

@@ -1,7 +1,7 @@
 """Whole-or-absent Parquet shards with a manifest, used by teacher records and by aligned corpora.
 
 A folder written by `ShardWriter` holds `{prefix}-00000.parquet`, `{prefix}-00001.parquet`, ... and `manifest.json`. A shard is
-written under a temporary name, flushed to disk and then renamed, so that an interruption at any point leaves only whole shards;
+written whole or not at all (`files.write_atomically`), so that an interruption at any point leaves only whole shards;
 the manifest is replaced after every shard and says `"complete": true` only when the writer was closed without an error.
 
 Manifest keys: `artefact`, `schema_version`, `code_version`, `complete`, `config`, `inputs` (checksums of what was read),
@@ -11,8 +11,8 @@ Manifest keys: `artefact`, `schema_version`, `code_version`, `complete`, `config
 import collections
 import dataclasses
 import hashlib
+import io
 import json
-import os
 import pathlib
 import types
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,9 +23,9 @@ import pyarrow.parquet as pq
 
 import cotdistill_jax
 from cotdistill_jax import files
+from cotdistill_jax.files import file_sha256, write_json_atomically
 
 MANIFEST_NAME = "manifest.json"
-TEMPORARY_SUFFIX = ".partial"
 
 
 class ShardError(ValueError):
@@ -51,31 +51,14 @@ class Layout:
     repetitive: tuple[str, ...] = ()
 
 
-def file_sha256(path: pathlib.Path) -> str:
-    """Returns the SHA-256 checksum of a file as 64 hexadecimal digits."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def write_json_atomically(path: pathlib.Path, value: Any) -> None:
-    """Replaces `path` by the JSON text of `value`; a reader sees the old or the new file, never a part."""
-    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
-    with temporary.open("w", encoding="utf-8") as stream:
-        json.dump(value, stream, indent=2, sort_keys=True, ensure_ascii=False)
-        stream.write("\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
-
-
-def read_manifest(folder: str | os.PathLike[str], layout: Layout) -> dict[str, Any]:
+def read_manifest(folder: files.AnyPath, layout: Layout) -> dict[str, Any]:
     """Returns the manifest of a shard folder after checking that it is of the kind `layout`.
 
     Raises:
         FileNotFoundError: there is no manifest.
         ShardError: the manifest is of another artefact or schema version, or is not JSON.
     """
-    path = pathlib.Path(folder) / MANIFEST_NAME
+    path = files.as_path(folder) / MANIFEST_NAME
     if not path.exists():
         raise FileNotFoundError(
             f"{layout.artefact}: no {MANIFEST_NAME} in {path.parent}. Expected a folder that the writer of "
@@ -105,7 +88,7 @@ class ShardWriter:
 
     def __init__(
         self,
-        folder: str | os.PathLike[str],
+        folder: files.AnyPath,
         layout: Layout,
         *,
         config: Mapping[str, Any] | None = None,
@@ -125,7 +108,7 @@ class ShardWriter:
             FileExistsError: the folder holds shards and `resume` is false.
             ShardError: `resume` with another config, or with a damaged shard.
         """
-        self.folder = pathlib.Path(folder)
+        self.folder = files.as_path(folder)
         self.layout = layout
         self.dropped: collections.Counter[str] = collections.Counter()
         self.shards: list[dict[str, Any]] = []
@@ -142,11 +125,11 @@ class ShardWriter:
             self._adopt(existing)
         self._write_manifest(complete=False)
 
-    def existing_shards(self) -> list[pathlib.Path]:
+    def existing_shards(self) -> list[files.Path]:
         """Returns the whole shards in the folder, in the order of their numbers."""
         return sorted(self.folder.glob(f"{self.layout.prefix}-*.parquet"))
 
-    def write(self, table: pa.Table) -> pathlib.Path:
+    def write(self, table: pa.Table) -> files.Path:
         """Writes one table as the next shard and returns its path.
 
         Raises:
@@ -176,7 +159,7 @@ class ShardWriter:
         if kind is None:
             self.close()
 
-    def _adopt(self, existing: Sequence[pathlib.Path]) -> None:
+    def _adopt(self, existing: Sequence[files.Path]) -> None:
         """Takes over the whole shards of an interrupted run, including one that its manifest did not list yet."""
         if (self.folder / MANIFEST_NAME).exists():
             manifest = read_manifest(self.folder, self.layout)
@@ -211,33 +194,32 @@ def shard_name(layout: Layout, number: int) -> str:
     return f"{layout.prefix}-{number:05d}.parquet"
 
 
-def write_shard(path: pathlib.Path, table: pa.Table, layout: Layout) -> None:
-    """Writes one shard under a temporary name, flushes it to disk and renames it.
+def write_shard(path: files.Path, table: pa.Table, layout: Layout) -> None:
+    """Writes one shard, whole or not at all.
 
     Raises:
         ShardError: the table lacks a column of the layout or has one of another type.
     """
     check_columns(table.schema, layout, where="table to write")
     table = table.select(layout.schema.names).cast(layout.schema)
-    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
-    pq.write_table(table, temporary, compression="zstd", row_group_size=1024)
-    with temporary.open("rb+") as stream:
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+    content = io.BytesIO()
+    pq.write_table(table, content, compression="zstd", row_group_size=1024)
+    files.write_atomically(path, content.getvalue())
 
 
-def describe_shard(path: pathlib.Path) -> dict[str, Any]:
+def describe_shard(path: files.Path) -> dict[str, Any]:
     """Returns a shard's entry in the manifest: `file`, `rows`, `bytes`, `sha256`."""
+    content = path.read_bytes()
     return {
         "file": path.name,
-        "rows": pq.read_metadata(path).num_rows,
-        "bytes": path.stat().st_size,
-        "sha256": file_sha256(path),
+        "rows": pq.read_metadata(io.BytesIO(content)).num_rows,
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
     }
 
 
 def write_manifest(
-    folder: pathlib.Path,
+    folder: files.Path,
     layout: Layout,
     *,
     shards: Sequence[Mapping[str, Any]],
@@ -278,7 +260,7 @@ def write_manifest(
 
 
 def read_batches(
-    folder: str | os.PathLike[str],
+    folder: files.AnyPath,
     layout: Layout,
     *,
     columns: Sequence[str] | None = None,
@@ -300,7 +282,7 @@ def read_batches(
         FileNotFoundError: no manifest, or a shard that the manifest lists is missing.
         ShardError: incomplete folder, damaged shard, missing column.
     """
-    folder = pathlib.Path(folder)
+    folder = files.as_path(folder)
     manifest = read_manifest(folder, layout)
     if not allow_incomplete:
         check_complete(folder, manifest)
@@ -310,7 +292,7 @@ def read_batches(
         )
 
 
-def check_complete(folder: pathlib.Path, manifest: Mapping[str, Any]) -> None:
+def check_complete(folder: files.Path, manifest: Mapping[str, Any]) -> None:
     """Raises `ShardError` unless the manifest says that the folder is complete."""
     if not manifest["complete"]:
         raise ShardError(
@@ -320,7 +302,7 @@ def check_complete(folder: pathlib.Path, manifest: Mapping[str, Any]) -> None:
 
 
 def read_shard(
-    folder: pathlib.Path,
+    folder: files.Path,
     shard: Mapping[str, Any],
     layout: Layout,
     *,
@@ -358,7 +340,7 @@ def read_shard(
     parquet = _open(path, layout)
     check_columns(parquet.schema_arrow, layout, where=str(path))
     if as_dictionaries:
-        parquet = pq.ParquetFile(path, read_dictionary=list(layout.repetitive))
+        parquet = pq.ParquetFile(_source(path), read_dictionary=list(layout.repetitive))
     yield from parquet.iter_batches(batch_size=rows_per_batch, columns=columns)
 
 
@@ -385,14 +367,19 @@ def _same_type(got: pa.DataType, expected: pa.DataType) -> bool:
     return got == expected
 
 
-def _refuse_foreign(path: pathlib.Path, layout: Layout) -> None:
+def _source(path: files.Path) -> pathlib.Path | io.BytesIO:
+    """Returns what Parquet's reader takes: the path of a file of this machine, or the content of a bucket's."""
+    return path if isinstance(path, pathlib.Path) else io.BytesIO(path.read_bytes())
+
+
+def _refuse_foreign(path: files.Path, layout: Layout) -> None:
     try:
         files.refuse_foreign_content(path, layout.artefact, "a Parquet shard")
     except files.ForeignFileError as error:
         raise ShardError(str(error)) from error
 
 
-def _open(path: pathlib.Path, layout: Layout) -> pq.ParquetFile:
+def _open(path: files.Path, layout: Layout) -> pq.ParquetFile:
     _refuse_foreign(path, layout)
     try:
         return pq.ParquetFile(path)

@@ -16,8 +16,7 @@ import seqio
 import tensorflow as tf
 from clu.data import dataset_iterator
 
-from cotdistill_jax import features, network, seqio_tasks
-from cotdistill_jax.teacher.shards import file_sha256
+from cotdistill_jax import features, files, network, seqio_tasks
 
 OnOverlong = Literal["stop", "drop"]
 
@@ -182,8 +181,8 @@ def manifest(mixture_or_task_name: str) -> dict[str, dict[str, Any]]:
     checksums: dict[str, str] = {}
     for task in tasks:
         for file in task.source.list_shards("train"):
-            if file not in checksums and os.path.isfile(file):
-                checksums[file] = file_sha256(pathlib.Path(file))
+            if file not in checksums and files.as_path(file).is_file():
+                checksums[file] = files.file_sha256(file)
     return {
         task.name: {
             "source": type(task.source).__name__,

@@ -5,7 +5,7 @@ decoding and gets all answers and the metrics.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -42,8 +42,21 @@ class Evaluation:
         """Leaves room for the evaluator, which reads its data when first used."""
         self._evaluator: seqio.Evaluator | None = None
 
-    def __call__(self, config: network.T5Config, params: Any, step: int) -> dict[str, float]:
-        """Returns the metrics of every task as `eval/{task}/{metric}`."""
+    def __call__(
+        self,
+        config: network.T5Config,
+        params: Any,
+        step: int,
+        check: Callable[[], None] = lambda: None,
+    ) -> dict[str, float]:
+        """Returns the metrics of every task as `eval/{task}/{metric}`.
+
+        Args:
+          config: dimensions of the network.
+          params: its parameters.
+          step: of the training.
+          check: called before each round of decoding; may raise to end the evaluation.
+        """
         mesh = _mesh_of(params)
         shards = 1 if mesh is None else partitioning.num_row_shards(mesh)
         batch_size = -(-self.batch_size // shards) * shards
@@ -61,7 +74,13 @@ class Evaluation:
             prompts = [_without_padding(example["encoder_input_tokens"]) for _, example in numbered]
             limit = self.feature_lengths["targets"]
             completions = decoding.generate(
-                config, weights, prompts, limit, batch_size=batch_size, mesh=mesh
+                config,
+                weights,
+                prompts,
+                limit,
+                batch_size=batch_size,
+                mesh=mesh,
+                before_round=check,
             )
             # SeqIO stacks the predictions, so all get the same length.
             return [

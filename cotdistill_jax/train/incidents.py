@@ -5,26 +5,26 @@ incidents/step_00000812_nonfinite.npz    the batch as the model saw it
 """
 
 import collections
-import pathlib
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import seqio
 
-from cotdistill_jax.teacher.shards import write_json_atomically
+from cotdistill_jax import files
 from cotdistill_jax.train import data
 
 FOLDER = "incidents"
 
 
-def path_of(model_dir: pathlib.Path, step: int, kind: str) -> pathlib.Path:
+def path_of(model_dir: files.Path, step: int, kind: str) -> files.Path:
     """Returns the path of the JSON file of an incident, `kind` being `nonfinite` or `loss_spike`."""
     return model_dir / FOLDER / f"step_{step:08}_{kind}.json"
 
 
 def write(
-    path: pathlib.Path,
+    path: files.Path,
     step: int,
     scalars: Mapping[str, float],
     batch: Mapping[str, np.ndarray],
@@ -42,12 +42,14 @@ def write(
       mixture_or_task_name: what the batch was read from.
     """
     path.parent.mkdir(exist_ok=True)
-    np.savez_compressed(path.with_suffix(".npz"), allow_pickle=False, **batch)
+    arrays = io.BytesIO()
+    np.savez_compressed(arrays, allow_pickle=False, **batch)
+    files.write_atomically(path.with_suffix(".npz"), arrays.getvalue())
     found = rows(batch, data.vocabulary(mixture_or_task_name))
     content = {"step": step, "metrics": dict(scalars), "rows": found}
-    write_json_atomically(path, content)
+    files.write_json_atomically(path, content)
     add_ids(mixture_or_task_name, [example for row in found for example in row])
-    write_json_atomically(path, content)
+    files.write_json_atomically(path, content)
 
 
 def rows(

@@ -6,8 +6,6 @@ its last whole checkpoint stands: parameters, optimizer, step (hence schedule an
 
 import contextlib
 import dataclasses
-import os
-import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -17,7 +15,7 @@ import optax
 import tensorflow as tf
 from jax.sharding import Mesh
 
-from cotdistill_jax import network
+from cotdistill_jax import files, network
 from cotdistill_jax.checkpoints import (
     TrainCheckpoints,
     TrainState,
@@ -25,13 +23,26 @@ from cotdistill_jax.checkpoints import (
     list_steps,
 )
 from cotdistill_jax.losses import LossFn, sample_matching
-from cotdistill_jax.train import data, run_folder, run_lock, starting, step, stopping
+from cotdistill_jax.train import (
+    data,
+    run_folder,
+    run_lock,
+    run_time,
+    starting,
+    step,
+    stopping,
+    stopwatch,
+)
+from cotdistill_jax.train.batches import Batch, Batches
+from cotdistill_jax.train.calls import Call
 from cotdistill_jax.train.compilations import Compilations
 from cotdistill_jax.train.metrics_file import read_metrics
 from cotdistill_jax.train.metrics_log import MetricsLog
 from cotdistill_jax.train.window import NonFiniteLossError, OnNonfinite, Window
 
-EvaluateFn = Callable[[network.T5Config, Any, int], Mapping[str, float]]
+EvaluateFn = Callable[[network.T5Config, Any, int, Callable[[], None]], Mapping[str, float]]
+# How often the device is looked at while a batch is waited for.
+_LOOK_SECONDS = 0.002
 
 
 class CheckpointWriteError(OSError):
@@ -52,7 +63,7 @@ class Result(NamedTuple):
 
 def train(
     *,
-    model_dir: str | os.PathLike[str],
+    model_dir: files.AnyPath,
     network_config: network.T5Config,
     mixture_or_task_name: str,
     task_feature_lengths: Mapping[str, int],
@@ -87,11 +98,15 @@ def train(
     progress: bool = True,
     compilation_cache_dir: str | None = None,
     description: run_folder.Description | None = None,
+    stop: stopping.StopSignal | None = None,
+    age_seconds: float = 0.0,
 ) -> Result:
     """Trains, or continues to train, the network in `model_dir`; returns how far it came.
 
-    SIGTERM and SIGINT end the run after the step under way, in the middle of an evaluation at once: a checkpoint is
-    saved, and the next call continues. With several processes each calls it with the same arguments.
+    SIGTERM and SIGINT end the run after the steps under way (two at most), an evaluation after its round of decoding, a wait for
+    data and the compilation of the step at once: a checkpoint is saved, and the next call continues. Whatever else is compiled, for an
+    evaluation, is compiled to its end. Threads may be left that compile or wait for data; end the process with `os._exit`.
+    With several processes each calls it with the same arguments, and one's signal ends all after the same step.
 
     Args:
       model_dir: the run folder.
@@ -123,13 +138,16 @@ def train(
       on_nonfinite: at a NaN or infinite loss or gradient: "stop" the run, or "skip" that step. Either way the batch is
         written to `incidents/`.
       eval_period: steps between evaluations; None: none.
-      evaluate: (network_config, params, step) -> scalars, see `train.evaluation`.
+      evaluate: (network_config, params, step, check) -> scalars, see `train.evaluation`; it calls `check` between its parts,
+        equally often in all processes, which raises where the run is to stop.
       count_examples: examples per task that are measured against the feature lengths first; None: all, 0: none.
       on_overlong: where one of these does not fit: "stop", or "drop" it and its like, which are counted.
       tensorboard: whether to write TensorBoard events.
       progress: whether to show a progress bar.
       compilation_cache_dir: folder of JAX's compilation cache, so that a restart does not compile again; None: none.
       description: how the run was asked for, to be compared with the folder and written there; None: nothing is.
+      stop: takes signals already; None: they are taken from now on.
+      age_seconds: of this process, to count what came before the call as well.
 
     Raises:
       ValueError: what does not fit together: mesh, batch, vocabulary, lengths, an earlier run of the folder.
@@ -146,9 +164,11 @@ def train(
     first_host = jax.process_index() == 0
     folder = run_folder.prepare(model_dir)
     with contextlib.ExitStack() as opened:
+        lock = run_lock.of_other_host(folder)
         if first_host:
-            opened.enter_context(run_lock.hold(folder))
-        stop = opened.enter_context(stopping.StopSignal())
+            lock = opened.enter_context(run_lock.hold(folder))
+        watch = opened.enter_context(stopwatch.Stopwatch(age_seconds))
+        stop = stop or opened.enter_context(stopping.StopSignal())
         mesh = starting.checked_mesh(mesh_shape, network_config, batch_size, num_microbatches)
         manifest, changes = starting.claim(
             folder, network_config, mixture_or_task_name, description
@@ -162,6 +182,7 @@ def train(
             use_cached=use_cached,
         )
         step.check_loss(loss_fn, network_config, iterator.element_spec)
+        batches = opened.enter_context(Batches(iterator, stop))
         train_step = step.make_train_step(
             mesh,
             network_config,
@@ -183,8 +204,15 @@ def train(
                 keep_every_steps,
             )
         )
+        newest = checkpoints.latest_step()
+        notes = checkpoints.notes(newest) if newest else None
+        times = opened.enter_context(
+            run_time.RunTime(
+                folder, newest or 0, notes and notes.get("time"), watch.seconds, write=first_host
+            )
+        )
         # A new run's, before weights are read and anything is compiled.
-        if checkpoints.latest_step() is None and count_examples != 0:
+        if newest is None and count_examples != 0:
             counts = data.count_overlong(
                 mixture_or_task_name,
                 task_feature_lengths,
@@ -200,13 +228,12 @@ def train(
             network_config,
             optimizer,
             checkpoints,
-            iterator,
+            batches,
             seed,
             initial_checkpoint,
             mixture_or_task_name,
         )
         first = int(state.step)
-        notes = checkpoints.notes(first) if first else None
         if description:
             run_folder.write_description(folder, description, manifest, first, mesh, changes)
         log = opened.enter_context(
@@ -233,19 +260,22 @@ def train(
             mesh=mesh,
             config=network_config,
             train_step=train_step,
-            iterator=iterator,
+            batches=batches,
             evaluate=evaluate,
             plan=_Plan(total_steps, log_period, save_period, eval_period),
             folder=folder,
+            lock=lock,
             checkpoints=checkpoints,
             log=log,
             window=window,
             stop=stop,
+            watch=watch,
+            times=times,
             compilations=Compilations(train_step, log.say),
             keep_best_metric=keep_best_metric if keep_best else None,
         )
-        if save_initial and first == 0 and checkpoints.latest_step() is None:
-            loop.save(state, {})
+        if save_initial and newest is None:
+            loop.save(state, 0, {})
         done = loop.run(state)
     return Result(done, done == total_steps)
 
@@ -270,31 +300,39 @@ class _Loop:
     mesh: Mesh
     config: network.T5Config
     train_step: step.StepFn
-    iterator: Any
+    batches: Batches
     evaluate: EvaluateFn | None
     plan: _Plan
-    folder: pathlib.Path
+    folder: files.Path
+    lock: files.Lock
     checkpoints: TrainCheckpoints
     log: MetricsLog
     window: Window
     stop: stopping.StopSignal
+    watch: stopwatch.Stopwatch
+    times: run_time.RunTime
     compilations: Compilations
     keep_best_metric: str | None
 
     def run(self, state: TrainState) -> int:
         """Trains to the end, or until a signal; returns the steps done."""
         plan, done = self.plan, int(state.step)
+        first = done
         if done and self._evaluation_is_due(done) and not self._was_evaluated(done):
             self._evaluate(state, done)
-        while done < plan.total and not self.stop.requested(done):
-            batch = next(self.iterator)
-            state, metrics = self.train_step(state, step.put_batch(self.mesh, batch))
+        self.watch.switch(stopwatch.TRAINING)
+        while done < plan.total and (batch := self._next_batch()) is not None:
+            stepped = self._step(state, batch, is_first=done == first)
+            if stepped is None:
+                break
+            state, metrics = stepped
             done += 1
             self.window.add(done, metrics, batch)
             if plan.due(done, plan.log_period):
                 self.window.close(done)
                 self.compilations.check(done)
                 with self._writing():
+                    self.times.update(done)
                     self.checkpoints.check()
             results: Mapping[str, float] = {}
             try:
@@ -302,28 +340,74 @@ class _Loop:
                     results = self._evaluate(state, done)
             finally:
                 if plan.due(done, plan.save_period):
-                    self.save(state, results)
+                    self.save(state, done, results)
+            # A signal can't take back what devices are given to do.
+            self.window.wait_for_all_but_newest()
         if done < plan.total and done > (self.checkpoints.latest_step() or 0):
-            self.save(state, {})
-        with self._writing():
+            self.save(state, done, {})
+        with self._writing(), self.watch.part(stopwatch.SAVING):
             self.checkpoints.wait()
-        if done < plan.total:
-            self.log.say(
-                f"train: stopped by {self.stop.name} after step {done} of {plan.total}; its checkpoint is saved"
-            )
+        self._say_how_it_ended(done)
         return done
 
-    def save(self, state: TrainState, results: Mapping[str, float]) -> None:
+    def save(self, state: TrainState, done: int, results: Mapping[str, float]) -> None:
         """Starts to save a checkpoint of parameters that are seen to be finite."""
-        notes = {"window": self.window.notes(), "topology": starting.topology(self.mesh)}
-        if not bool(_all_finite(state.params)):
-            raise NonFiniteLossError(
-                f"train: a parameter is NaN or infinite after step {int(state.step)}, though its loss and gradient were "
-                "not; no checkpoint was written since. Lower LEARNING_RATE, or look at the schedule"
-            )
+        self.window.check()
         with self._writing():
-            run_lock.check_exists(self.folder)
-            self.checkpoints.save(state, self.iterator, notes, results)
+            self.lock.check()
+            self.log.flush()
+            self.times.update(done, at_once=True)
+        with self.watch.part(stopwatch.SAVING):
+            notes = {
+                "window": self.window.notes(),
+                "topology": starting.topology(self.mesh),
+                "time": self.times.notes(),
+            }
+            if not bool(_all_finite(state.params)):
+                raise NonFiniteLossError(
+                    f"train: a parameter is NaN or infinite after step {done}, though its loss and gradient were not; no "
+                    "checkpoint was written since. Lower LEARNING_RATE, or look at the schedule"
+                )
+            with self._writing():
+                self.checkpoints.save(state, self.batches, notes, results)
+
+    def _step(
+        self, state: TrainState, batch: Batch, is_first: bool
+    ) -> tuple[TrainState, Any] | None:
+        """Returns state and metrics after a step; None where a signal came before the first one of this start was computed.
+
+        That one is compiled before, for minutes perhaps, which can't be interrupted: a thread does it, and is left behind. Nothing
+        is lost, as nothing was done since the checkpoint.
+        """
+        placed = step.put_batch(self.mesh, batch)
+        if not is_first:
+            return self.train_step(state, placed)
+        call = Call(
+            lambda: jax.block_until_ready(self.train_step(state, placed)), self.stop.changed
+        )
+        call.wait(None, lambda: self.stop.wanted)
+        return None if self.stop.requested(unless=call.done) else call.result()
+
+    def _next_batch(self) -> Batch | None:
+        """Returns the next batch, None where a signal came first: in all processes, as none can do a step without the others."""
+        there = False
+        while not there and not self.stop.wanted:
+            idle = self.window.is_computed()
+            with self.watch.part(stopwatch.WAITING if idle else stopwatch.TRAINING):
+                there = self.batches.wait(None if idle else _LOOK_SECONDS)
+        return None if self.stop.requested() else self.batches.take()
+
+    def _say_how_it_ended(self, done: int) -> None:
+        total, name = self.plan.total, self.stop.name
+        if done == 0:
+            self.log.say(f"train: stopped by {name} before the first of {total} steps")
+        elif done < total:
+            self.log.say(
+                f"train: stopped by {name} after step {done} of {total}; its checkpoint is saved"
+            )
+        ended = run_time.DONE if done == total else run_time.STOPPED
+        self.times.update(done, ended)
+        self.log.say(f"train: {self.times.summary()}")
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -331,8 +415,7 @@ class _Loop:
         try:
             yield
         except (OSError, ValueError, tf.errors.OpError) as error:
-            whole = list_steps(self.folder) if self.folder.exists() else []
-            kept = f"the last whole one is that of step {whole[-1]}" if whole else "there is none"
+            kept = _newest_whole(self.folder)
             raise CheckpointWriteError(
                 f"train: a checkpoint could not be written in {self.folder}; {kept}. Make room there or bring the folder "
                 f"back, then run the same command again. The reason: {str(error)[:400]}"
@@ -351,8 +434,8 @@ class _Loop:
         assert self.evaluate is not None
         self.window.pause_clock()
         try:
-            with self.stop.raising():
-                results = self.evaluate(self.config, state.params, done)
+            with self.watch.part(stopwatch.EVALUATING):
+                results = self.evaluate(self.config, state.params, done, self.stop.check)
         except stopping.StopRequestedError:
             return {}
         self.log.write(done, results)
@@ -363,6 +446,15 @@ class _Loop:
                 f"{', '.join(sorted(results))}"
             )
         return results
+
+
+def _newest_whole(folder: files.Path) -> str:
+    """Returns in words which checkpoint of a folder is the last whole one."""
+    try:
+        whole = list_steps(folder) if folder.exists() else []
+    except files.BucketError:
+        return "which one is the last whole one can't be asked now"
+    return f"the last whole one is that of step {whole[-1]}" if whole else "there is none"
 
 
 @jax.jit

@@ -2,12 +2,15 @@
 
 `metrics.jsonl` has one line per logged step, {"step": ..., "loss": ..., ...}. A run that continues from step N first
 removes what the interrupted run had written after N, from the lines and from TensorBoard's events, as it writes them again.
-A line is on disk before the checkpoint of its step, so none is missing either.
+A line is kept before the checkpoint of its step, so none is missing either. In a bucket TensorFlow uploads a file of events whole
+whenever it is flushed: there that is done every 30 s and before a checkpoint.
 """
 
 import json
 import os
 import pathlib
+import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from typing import Self
 
@@ -16,10 +19,12 @@ from clu import metric_writers
 from tensorboard.compat.proto import event_pb2
 from tqdm import tqdm
 
+from cotdistill_jax import files
 from cotdistill_jax.train import weights_and_biases
 from cotdistill_jax.train.metrics_file import METRICS_FILE, read_metrics
 
 EVENTS_FOLDER = "tensorboard"
+_FLUSH_IN_BUCKET_S = 30.0
 
 
 class MetricsLog:
@@ -27,7 +32,7 @@ class MetricsLog:
 
     def __init__(
         self,
-        model_dir: str | os.PathLike[str],
+        model_dir: files.AnyPath,
         first_step: int,
         total_steps: int,
         *,
@@ -45,17 +50,19 @@ class MetricsLog:
           progress: whether to show the bar.
           first_host: whether this host writes and shows anything at all.
         """
-        folder = pathlib.Path(model_dir)
+        folder = files.as_path(model_dir)
         events = folder / EVENTS_FOLDER
-        path = folder / METRICS_FILE if first_host else pathlib.Path(os.devnull)
+        self._lines: files.LineFile | None = None
         if first_host:
-            _drop_lines_after(path, first_step)
+            _drop_lines_after(folder / METRICS_FILE, first_step)
             _drop_events_after(events, first_step)
+            self._lines = files.LineFile(folder / METRICS_FILE)
         self._first_host = first_host
-        self._file = path.open("a", encoding="utf-8")
         self._events = (
-            metric_writers.SummaryWriter(os.fspath(events)) if tensorboard and first_host else None
+            metric_writers.SummaryWriter(str(events)) if tensorboard and first_host else None
         )
+        self._flush_period = _FLUSH_IN_BUCKET_S if files.is_remote(folder) else 0.0
+        self._flushed = time.monotonic()
         self._wandb = weights_and_biases.start(folder) if first_host else None
         self._bar = tqdm(
             total=total_steps,
@@ -74,7 +81,8 @@ class MetricsLog:
     def __exit__(self, *exception: object) -> None:
         """Closes the files."""
         self._bar.close()
-        self._file.close()
+        if self._lines is not None:
+            self._lines.close()
         if self._events is not None:
             self._events.close()
         if self._wandb is not None:
@@ -88,16 +96,21 @@ class MetricsLog:
         )
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Writes one line, on disk when this returns."""
-        self._file.write(json.dumps({"step": step, **scalars}) + "\n")
-        self._file.flush()
-        if self._first_host:
-            os.fsync(self._file.fileno())
+        """Writes one line, kept when this returns."""
+        if self._lines is not None:
+            self._lines.append(json.dumps({"step": step, **scalars}).encode() + b"\n")
         if self._events is not None:
             self._events.write_scalars(step, scalars)
-            self._events.flush()
+            if time.monotonic() - self._flushed >= self._flush_period:
+                self.flush()
         if self._wandb is not None:
             self._wandb.log(dict(scalars), step=step)
+
+    def flush(self) -> None:
+        """Writes what TensorBoard reads; the lines are written already."""
+        if self._events is not None:
+            self._events.flush()
+            self._flushed = time.monotonic()
 
     def say(self, text: str) -> None:
         """Prints a line above the bar."""
@@ -105,29 +118,24 @@ class MetricsLog:
             self._bar.write(text)
 
 
-def _drop_lines_after(path: pathlib.Path, step: int) -> None:
-    if not path.exists():
-        return
-    kept = [line for line in read_metrics(path.parent) if line["step"] <= step]
-    partial = path.with_suffix(".part")
-    partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-    partial.replace(path)
+def _drop_lines_after(path: files.Path, step: int) -> None:
+    found = read_metrics(path.parent)
+    kept = [line for line in found if line["step"] <= step]
+    if kept != found:
+        content = "".join(json.dumps(line) + "\n" for line in kept)
+        files.replace_lines(path, content.encode())
 
 
-def _drop_events_after(folder: pathlib.Path, step: int) -> None:
-    for path in sorted(folder.glob("events.out.tfevents.*")):
-        kept = [
-            record
-            for record in _whole_records(path)
-            if event_pb2.Event.FromString(record).step <= step
-        ]
-        partial = path.with_name(
-            f".{path.name}"
-        )  # a name that neither TensorBoard nor the next start reads
-        with tf.io.TFRecordWriter(os.fspath(partial)) as writer:
-            for record in kept:
-                writer.write(record)
-        partial.replace(path)
+def _drop_events_after(folder: files.Path, step: int) -> None:
+    for path in folder.glob("events.out.tfevents.*"):
+        with tempfile.TemporaryDirectory() as temporary:
+            before, after = pathlib.Path(temporary, "before"), pathlib.Path(temporary, "after")
+            before.write_bytes(path.read_bytes())
+            with tf.io.TFRecordWriter(os.fspath(after)) as writer:
+                for record in _whole_records(before):
+                    if event_pb2.Event.FromString(record).step <= step:
+                        writer.write(record)
+            files.write_atomically(path, after.read_bytes())
 
 
 def _whole_records(path: pathlib.Path) -> Iterator[bytes]:

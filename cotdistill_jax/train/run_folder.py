@@ -22,12 +22,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 import cotdistill_jax
 from cotdistill_jax import files
 from cotdistill_jax.features import LengthReport
-from cotdistill_jax.teacher.shards import write_json_atomically
+from cotdistill_jax.files import write_json_atomically
 from cotdistill_jax.train import config_changes
 
 MANIFEST_FILE = "manifest.json"
@@ -56,15 +58,24 @@ class Description:
     allow_changes: bool = False
 
 
-def prepare(model_dir: str | os.PathLike[str]) -> pathlib.Path:
-    """Returns the run folder, made where missing and seen to be writable.
+def prepare(model_dir: files.AnyPath) -> files.Path:
+    """Returns the run folder, made where missing and seen to be writable and, with several hosts, shared by them.
 
     Raises:
-      ValueError: its name would be read as a pattern.
+      ValueError: its name would be read as a pattern, it is in a kind of bucket that runs can't be written to, or the hosts do not
+        share it.
       OSError: it can't be made or written; the message names the folder and the reason.
     """
-    folder = pathlib.Path(files.expand_home(os.fspath(model_dir)))  # a gin file may say `~`
+    folder = files.as_path(model_dir)
     files.refuse_pattern(str(folder.absolute()), "train", "run folder", "Orbax")
+    if isinstance(folder, files.BucketPath):
+        if folder.scheme != "gs":
+            raise ValueError(
+                f"train: a run can't be written to {folder}: TensorFlow and Orbax, which write a part of it, know gs:// alone. Give a "
+                "MODEL_DIR in gs:// or on a shared disk, and copy it"
+            )
+        folder.check_writable()
+        return folder
     probe = folder / f".writable-{uuid.uuid4().hex}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -76,11 +87,31 @@ def prepare(model_dir: str | os.PathLike[str]) -> pathlib.Path:
             f"train: the run folder can't be written ({error.strerror}); choose another MODEL_DIR",
             os.fspath(folder),
         ) from error
+    _check_shared(folder)
     return folder
 
 
+def _check_shared(folder: pathlib.Path) -> None:
+    """Raises ValueError where one of several hosts does not see what the first one writes."""
+    if jax.process_count() == 1:
+        return
+    token = multihost_utils.broadcast_one_to_all(np.int32(uuid.uuid4().int % 2**31))
+    probe = folder / f".shared-{int(token)}"
+    if jax.process_index() == 0:
+        probe.touch()
+    multihost_utils.sync_global_devices("shared")
+    seen = multihost_utils.process_allgather(np.asarray(probe.exists()))
+    if jax.process_index() == 0:
+        probe.unlink()
+    if not seen.all():
+        raise ValueError(
+            f"train: MODEL_DIR {folder} is another folder on process {np.flatnonzero(~seen)[0]} than on process 0: it lies on a disk "
+            "that the hosts do not share, so that no checkpoint would be whole. Give a folder that all see, such as gs://BUCKET/RUN"
+        )
+
+
 def changes(
-    folder: pathlib.Path, description: Description, data: Mapping[str, Any], step: int
+    folder: files.Path, description: Description, data: Mapping[str, Any], step: int
 ) -> list[config_changes.Change]:
     """Returns what differs between the folder's last start and this one: configuration and data.
 
@@ -106,7 +137,7 @@ def changes(
 
 
 def write_description(
-    folder: pathlib.Path,
+    folder: files.Path,
     description: Description,
     data: Mapping[str, Any],
     step: int,
@@ -150,11 +181,9 @@ def write_description(
         "step": step,
         "changes": [dataclasses.asdict(change) for change in changed],
     }
-    with (folder / STARTS_FILE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(start) + "\n")
-    partial = folder / f"{CONFIG_FILE}.part"
-    partial.write_text(description.config, encoding="utf-8")
-    partial.replace(folder / CONFIG_FILE)
+    with files.LineFile(folder / STARTS_FILE) as starts:
+        starts.append(json.dumps(start).encode() + b"\n")
+    files.write_atomically(folder / CONFIG_FILE, description.config)
     write_json_atomically(folder / MANIFEST_FILE, manifest)
 
 
@@ -163,7 +192,7 @@ def _fingerprints(data: Mapping[str, Any]) -> dict[str, str]:
 
 
 def write_data_counts(
-    folder: pathlib.Path, reports: Mapping[str, LengthReport], shares: Mapping[str, float]
+    folder: files.Path, reports: Mapping[str, LengthReport], shares: Mapping[str, float]
 ) -> None:
     """Writes `data_counts.json`: per task examples seen, kept, dropped as too long, their lengths, and the task's share of the
     loss; prints the shares and what is dropped.
@@ -187,6 +216,16 @@ def write_data_counts(
                 f"{report.inputs.maximum:,} tokens), {report.over_long_targets:,} in targets ({report.targets.maximum:,}); "
                 f"see {DATA_COUNTS_FILE}"
             )
+
+
+def settings(description: Description, flags: Mapping[str, Any]) -> dict[str, str]:
+    """Returns what must be the same in all processes of a run: configuration, flags, code, packages; name -> value as text."""
+    return {
+        **config_changes.bindings(description.config),
+        **{f"--{name}": str(value) for name, value in flags.items()},
+        **{f"code {name}": str(value) for name, value in git_state().items()},
+        **{name: importlib.metadata.version(name) for name in _PACKAGES},
+    }
 
 
 def git_state() -> dict[str, Any]:

@@ -1,15 +1,9 @@
-"""One run per folder: a lock that names its owner and that the kernel takes back when the owner dies."""
+"""One run per folder, see `files.locks`."""
 
 import contextlib
-import datetime
-import fcntl
-import json
-import os
-import pathlib
-import socket
-import sys
 from collections.abc import Iterator
-from typing import Any
+
+from cotdistill_jax import files
 
 LOCK_FILE = "run.lock"
 
@@ -19,12 +13,8 @@ class FolderInUseError(BlockingIOError):
 
 
 @contextlib.contextmanager
-def hold(folder: str | os.PathLike[str]) -> Iterator[None]:
+def hold(folder: files.AnyPath) -> Iterator[files.Lock]:
     """Holds the lock of a run folder; the file `run.lock` in it says who holds it, or held it last.
-
-    The lock is the kernel's (`flock`), so it ends with its process, however that ends, and a file that a killed run left
-    behind is taken over. Hosts that share the folder see each other's lock where the file system passes locks on (NFS 4,
-    Lustre with `flock`); object stores do not.
 
     Args:
       folder: the run folder, which exists.
@@ -32,49 +22,18 @@ def hold(folder: str | os.PathLike[str]) -> Iterator[None]:
     Raises:
       FolderInUseError: another process holds it; the message names process, host, start and command.
     """
-    with (pathlib.Path(folder) / LOCK_FILE).open("a+", encoding="utf-8") as file:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
+            lock = stack.enter_context(files.hold(files.as_path(folder) / LOCK_FILE))
+        except files.HeldError as error:
             raise FolderInUseError(
                 error.errno,
-                f"train: another run trains in this folder: {_describe(file.read())}; stop it first, or choose another "
-                "MODEL_DIR",
-                os.fspath(folder),
+                f"train: another run trains in this folder: {error.owner}; stop it first, or choose another MODEL_DIR",
+                str(folder),
             ) from error
-        file.truncate(0)
-        file.write(json.dumps(_owner()) + "\n")
-        file.flush()
-        yield
+        yield lock
 
 
-def check_exists(folder: str | os.PathLike[str]) -> None:
-    """Checks that the folder is still the one that was locked: Orbax would make a new one without a word.
-
-    Raises:
-      FileNotFoundError: it was removed, or the file system that held it is gone.
-    """
-    if not (pathlib.Path(folder) / LOCK_FILE).exists():
-        raise FileNotFoundError(
-            f"train: the run folder {os.fspath(folder)} or its {LOCK_FILE} is gone"
-        )
-
-
-def _owner() -> dict[str, Any]:
-    now = datetime.datetime.now(datetime.UTC)
-    return {
-        "pid": os.getpid(),
-        "host": socket.gethostname(),
-        "since": now.isoformat(timespec="seconds"),
-        "command": " ".join(sys.argv),
-    }
-
-
-def _describe(content: str) -> str:
-    """Returns what is known of the owner; it may be about to write its name."""
-    try:
-        owner = json.loads(content)
-    except json.JSONDecodeError:
-        return "a process that has just started"
-    return f"process {owner['pid']} on {owner['host']} since {owner['since']} ({owner['command']})"
+def of_other_host(folder: files.Path) -> files.Lock:
+    """Returns what the hosts that do not hold the lock check: that the folder is still there. Orbax would make a new one without a word."""
+    return files.Lock(folder / LOCK_FILE)

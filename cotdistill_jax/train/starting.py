@@ -1,7 +1,6 @@
 """How a run begins or goes on: the checks before the first step, the state it starts from, what its user is told."""
 
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import optax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from cotdistill_jax import network, partitioning
+from cotdistill_jax import files, network, partitioning
 from cotdistill_jax.checkpoints import (
     TrainCheckpoints,
     TrainState,
@@ -55,7 +54,7 @@ def checked_mesh(
 
 
 def claim(
-    folder: pathlib.Path,
+    folder: files.Path,
     config: network.T5Config,
     mixture_or_task_name: str,
     description: run_folder.Description | None,
@@ -141,7 +140,7 @@ def topology(mesh: Mesh) -> dict[str, Any]:
 
 
 def greeting(
-    folder: pathlib.Path,
+    folder: files.Path,
     first: int,
     total: int,
     mesh: Mesh,

@@ -1,70 +1,102 @@
-"""Signals that end a run in good order: SIGTERM and SIGINT become a question the loop asks before every step."""
+"""Signals that end a run in good order: SIGTERM and SIGINT become a question that the loop asks before every step.
 
-import contextlib
+Several processes ask it together, as one that left alone would leave the others waiting in their next collective. A thread
+takes the signal and tells the other processes at once, whatever the main thread of either is doing: compiling, waiting for a device,
+for its input or for another process.
+"""
+
 import signal
+import socket
 import threading
-from collections.abc import Iterator
 from types import FrameType
 from typing import Any, Self
 
-import jax
-from jax.experimental import multihost_utils
+from cotdistill_jax.train.votes import Votes
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequestedError(Exception):
-    """A signal arrived inside `StopSignal.raising`."""
+    """A signal ended what was under way; raised in all processes at the same point."""
 
 
 class StopSignal:
-    """Turns SIGTERM and SIGINT into a flag while a run lasts; use as a context manager.
+    """Takes SIGTERM and SIGINT while a run lasts; use as a context manager.
 
-    Any number of SIGTERMs is one request. A second SIGINT raises KeyboardInterrupt at once.
+    Any number of SIGTERMs, in any number of processes, is one request. A second SIGINT raises KeyboardInterrupt at once.
 
-    With several hosts SIGTERM is left to JAX, which tells all hosts of one host's signal and makes them agree on the
-    step after which they stop.
+    Attributes:
+      wanted: whether a signal has come here, or is known to have come to another process; processes may differ for a moment.
+      name: of the signal.
+      changed: set when a signal has come; may be set by others who have something to look at.
     """
 
     def __init__(self) -> None:
         """Sets nothing up yet."""
         self.name = "SIGTERM"
-        self._requested = False
-        self._raising = False
+        self.changed = threading.Event()
+        self.wanted = False
+        self._interrupts = 0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         """Installs the handlers where Python allows it (in the main thread)."""
-        if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._request)
+        self._votes = Votes()
+        self._votes.listen(self._want)
+        if threading.current_thread() is threading.main_thread():
+            self._read, self._written = socket.socketpair()
+            self._written.setblocking(False)
+            self._before_fd = signal.set_wakeup_fd(
+                self._written.fileno(), warn_on_full_buffer=False
+            )
+            for number in _SIGNALS:
+                self._before[number] = signal.signal(number, self._interrupt)
+            threading.Thread(target=self._take_signals, daemon=True).start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         """Puts the previous handlers back."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._before:
+            signal.set_wakeup_fd(self._before_fd)
+            self._written.close()
+        self._votes.close()
 
-    def requested(self, done: int) -> bool:
-        """Returns whether to stop now; with several hosts each calls it once per step with the same `done`."""
-        if jax.process_count() > 1 and not self._requested:
-            self._requested = multihost_utils.reached_preemption_sync_point(done)
-        return self._requested
+    def requested(self, unless: bool = False) -> bool:
+        """Returns whether to stop now, the same in all processes, which ask in the same order and wait for each other.
 
-    @contextlib.contextmanager
-    def raising(self) -> Iterator[None]:
-        """Lets a signal raise StopRequestedError inside: for work that may be dropped, such as an evaluation."""
-        self._raising = True
-        try:
-            if self._requested:
-                raise StopRequestedError(self.name)
-            yield
-        finally:
-            self._raising = False
+        Args:
+          unless: this process has done what all wait for, and would rather go on.
+        """
+        return self._votes.any(self.wanted and not unless)
 
-    def _request(self, number: int, frame: FrameType | None) -> None:
-        if self._requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        first = not self._requested
-        self._requested = True
-        self.name = signal.Signals(number).name
-        if first and self._raising:
+    def check(self) -> None:
+        """Asks `requested`; for work that may be dropped, between its parts.
+
+        Raises:
+          StopRequestedError: the answer is yes.
+        """
+        if self.requested():
             raise StopRequestedError(self.name)
+
+    def _want(self, name: str) -> None:
+        if not self.wanted:
+            self.name, self.wanted = name, True
+        self.changed.set()
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            self._interrupts += 1
+            if self._interrupts > 1:
+                raise KeyboardInterrupt
+
+    def _take_signals(self) -> None:
+        """Reads the numbers of the signals, which Python writes in whatever state its main thread is."""
+        while numbers := self._read.recv(64):
+            for number in numbers:
+                if number in _SIGNALS:
+                    name = signal.Signals(number).name
+                    self._want(name)
+                    self._votes.announce(name)
+        self._read.close()

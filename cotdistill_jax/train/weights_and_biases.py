@@ -7,15 +7,16 @@ before its newest one, so the steps that a killed run repeats are kept as they w
 """
 
 import os
-import pathlib
 import uuid
 from typing import Any
+
+from cotdistill_jax import files
 
 PROJECT_VARIABLE = "WANDB_PROJECT"
 RUN_ID_FILE = "wandb_run_id"
 
 
-def start(folder: pathlib.Path) -> Any | None:
+def start(folder: files.Path) -> Any | None:
     """Returns the W&B run of a run folder, to be given `log(scalars, step=...)` and `finish()`; None if not asked for.
 
     Args:
@@ -41,6 +42,6 @@ def start(folder: pathlib.Path) -> Any | None:
         project=project,
         id=id_file.read_text(encoding="utf-8").strip(),
         name=folder.name,
-        dir=os.fspath(folder),
+        dir=None if files.is_remote(folder) else str(folder),
         resume="allow",
     )

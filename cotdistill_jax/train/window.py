@@ -5,7 +5,6 @@ of a continued run says what that of an uninterrupted one says.
 """
 
 import collections
-import pathlib
 import time
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -14,6 +13,7 @@ import jax
 import numpy as np
 import optax
 
+from cotdistill_jax import files
 from cotdistill_jax.train import incidents
 from cotdistill_jax.train.metrics_log import MetricsLog
 
@@ -36,7 +36,7 @@ class Window:
 
     def __init__(
         self,
-        folder: pathlib.Path,
+        folder: files.Path,
         log: MetricsLog,
         mixture_or_task_name: str,
         schedule: optax.Schedule | None = None,
@@ -78,6 +78,15 @@ class Window:
     def add(self, done: int, metrics: Any, batch: Mapping[str, np.ndarray]) -> None:
         """Takes the metrics of step `done`, still being computed, and the batch it read."""
         self._pending.append((done, metrics, batch))
+
+    def is_computed(self) -> bool:
+        """Returns whether the steps added so far are computed, so that the devices have nothing to do."""
+        newest = self._pending[-1][1] if self._pending else {}
+        return all(value.is_ready() for value in newest.values())
+
+    def wait_for_all_but_newest(self) -> None:
+        """Waits until the newest step is the only one that is not computed yet."""
+        jax.block_until_ready([metrics for _, metrics, _ in self._pending[-2:-1]])
 
     def check(self) -> None:
         """Fetches the metrics of the steps added since; reports NaN, infinite and far too high losses.
@@ -177,7 +186,7 @@ class Window:
         number: int,
         scalars: Mapping[str, float],
         batch: Mapping[str, np.ndarray],
-    ) -> pathlib.Path:
+    ) -> files.Path:
         """Writes the batch, on the first host only, and returns where."""
         path = incidents.path_of(self._folder, number, kind)
         if jax.process_index() == 0:

@@ -83,9 +83,10 @@ TOY = {
 
 
 class Runner:
-    """Starts the train command in forked processes; what a run prints goes to `{model_dir}.log`."""
+    """Starts the train command in forked processes; what a run prints goes to `{model_dir}.log`, of a bucket's to a temporary folder."""
 
     def __init__(self, modules):
+        self._logs = tempfile.TemporaryDirectory()
         self._process = subprocess.Popen(
             [sys.executable, "-c", textwrap.dedent(FORKING)],
             cwd=ROOT,
@@ -109,7 +110,7 @@ class Runner:
             *(f"--gin.{name}={value}" for name, value in macros.items()),
         ]
         return self._ask(
-            arguments=arguments, output=f"{model_dir}.log", environment=environment or {}
+            arguments=arguments, output=self._log(model_dir), environment=environment or {}
         )
 
     def start_toy(self, model_dir, flags=(), environment=None, schedule="cosine", **macros):
@@ -130,7 +131,12 @@ class Runner:
 
     def said(self, model_dir):
         """Returns what the runs in `model_dir` have printed."""
-        return pathlib.Path(f"{model_dir}.log").read_text()
+        return pathlib.Path(self._log(model_dir)).read_text()
+
+    def _log(self, model_dir):
+        if str(model_dir).startswith("gs://"):
+            return f"{self._logs.name}/{str(model_dir)[5:].replace('/', '-')}.log"
+        return f"{model_dir}.log"
 
     def close(self):
         self._process.stdin.close()

@@ -163,7 +163,7 @@ def test_checkpoints_stay_by_metric_and_by_age(tmp_path, train_toy):
         tmp_path / "best",
         save_period=1,
         eval_period=1,
-        evaluate=lambda config, params, step: {"accuracy": accuracy[step]},
+        evaluate=lambda config, params, step, check: {"accuracy": accuracy[step]},
         keep_checkpoints=1,
         keep_best=2,
         keep_best_metric="accuracy",

@@ -8,13 +8,13 @@ passed over when reading and removed before the next line is written.
 import collections
 import dataclasses
 import json
-import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
 
+from cotdistill_jax import files
+from cotdistill_jax.files import lines
 from cotdistill_jax.teacher import shards
 from cotdistill_jax.teacher.records import LAYOUT, TeacherRecord, batch_to_records, records_to_table
 
@@ -59,13 +59,11 @@ class Content:
         totals: counts since the folder was begun.
         failures: by question id, of questions that were not answered since.
         records: samples since the last shard, in order.
-        size: bytes of the whole lines.
     """
 
     totals: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     failures: dict[str, Failure] = dataclasses.field(default_factory=dict)
     records: list[TeacherRecord] = dataclasses.field(default_factory=list)
-    size: int = 0
 
     def add(self, entry: Entry) -> None:
         """Takes in one request."""
@@ -76,7 +74,7 @@ class Content:
         self.records.extend(entry.records)
 
 
-def read(folder: pathlib.Path) -> Content:
+def read(folder: files.Path) -> Content:
     """Returns what the journal of a folder says; an empty one where there is no journal.
 
     Raises:
@@ -84,64 +82,52 @@ def read(folder: pathlib.Path) -> Content:
     """
     path = folder / JOURNAL_NAME
     content = Content()
-    if not path.exists():
-        return content
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines):
-            if not line.endswith(b"\n"):
-                break
-            try:
-                if line.strip():
-                    _take(content, json.loads(line))
-            except (ValueError, KeyError, TypeError) as error:
-                raise shards.ShardError(
-                    f"teacher decoding: line {number + 1} of {path} cannot be read ({type(error).__name__}: {error}). It was changed "
-                    "after it was written; restore it, or decode into another folder."
-                ) from error
-            content.size += len(line)
+    for number, line in enumerate((lines.read(path) or b"").splitlines(keepends=True)):
+        if not line.endswith(b"\n"):
+            break
+        try:
+            if line.strip():
+                _take(content, json.loads(line))
+        except (ValueError, KeyError, TypeError) as error:
+            raise shards.ShardError(
+                f"teacher decoding: line {number + 1} of {path} cannot be read ({type(error).__name__}: {error}). It was changed "
+                "after it was written; restore it, or decode into another folder."
+            ) from error
     return content
 
 
 class Journal:
     """Writes the journal of a folder; `content` follows what is written."""
 
-    def __init__(self, folder: pathlib.Path) -> None:
+    def __init__(self, folder: files.Path) -> None:
         """Reads what is there, and removes a line that was cut off."""
         self._path = folder / JOURNAL_NAME
         self.content = read(folder)
-        self._stream = self._path.open("ab")
-        self._stream.truncate(self.content.size)
+        self._lines = files.LineFile(self._path)
 
     def append(self, entry: Entry) -> None:
-        """Writes one line and returns when it is on disk."""
+        """Writes one line and returns when it is kept."""
         line = {
             "question_id": entry.question_id,
             "counts": dict(entry.counts),
             "records": records_to_table(entry.records).to_pylist(),
             "failure": entry.failure and dataclasses.asdict(entry.failure),
         }
-        self._stream.write(_line(line))
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
+        self._lines.append(_line(line))
         self.content.add(entry)
 
     def begin_anew(self) -> None:
         """Drops the records, which are in a shard now, and keeps totals and failures."""
         failures = {key: dataclasses.asdict(value) for key, value in self.content.failures.items()}
         line = _line({"totals": dict(self.content.totals), "failures": failures})
-        temporary = self._path.with_name(self._path.name + shards.TEMPORARY_SUFFIX)
-        with temporary.open("wb") as stream:
-            stream.write(line)
-            stream.flush()
-            os.fsync(stream.fileno())
-        self._stream.close()
-        temporary.replace(self._path)
-        self._stream = self._path.open("ab")
+        self._lines.close()
+        files.replace_lines(self._path, line)
+        self._lines = files.LineFile(self._path)
         self.content.records.clear()
 
     def close(self) -> None:
         """Closes the file."""
-        self._stream.close()
+        self._lines.close()
 
 
 def _line(value: Mapping[str, Any]) -> bytes:

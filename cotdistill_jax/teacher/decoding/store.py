@@ -12,12 +12,12 @@ anew when a shard is whole. An interruption between the two leaves records in bo
 """
 
 import collections
-import fcntl
-import os
-import pathlib
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
+from cotdistill_jax import files
+from cotdistill_jax.files import write_json_atomically
 from cotdistill_jax.teacher import records, shards
 from cotdistill_jax.teacher.decoding import journal
 from cotdistill_jax.teacher.decoding.answers import Usage
@@ -45,13 +45,13 @@ class Finished:
         complete: whether an earlier run marked the folder complete.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    def __init__(self, folder: files.AnyPath) -> None:
         """Reads shards and journal.
 
         Raises:
             shards.ShardError: a folder of another kind, or a damaged shard or journal.
         """
-        path = pathlib.Path(folder)
+        path = files.as_path(folder)
         content = journal.read(path)
         self.totals, self.failures = content.totals, content.failures
         self._questions = {record.question_id: record.question for record in content.records}
@@ -91,7 +91,7 @@ class Store:
 
     def __init__(
         self,
-        folder: str | os.PathLike[str],
+        folder: files.AnyPath,
         *,
         config: Mapping[str, Any],
         inputs: Mapping[str, str],
@@ -109,14 +109,14 @@ class Store:
             FolderInUseError: another process writes here.
             shards.ShardError: the folder was begun with another config, or is damaged.
         """
-        self.folder = pathlib.Path(folder)
+        self.folder = files.as_path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.folder / _LOCK_NAME).open("a")
+        self._opened = contextlib.ExitStack()
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            self._opened.enter_context(files.hold(self.folder / _LOCK_NAME))
+        except files.HeldError as error:
             raise FolderInUseError(
-                f"teacher decoding: another process decodes into {self.folder}. Wait for it, or use another folder."
+                f"teacher decoding: another process decodes into {self.folder}: {error.owner}. Wait for it, or use another folder."
             ) from error
         self._records_per_shard = records_per_shard
         self._writer = records.RecordWriter(
@@ -166,7 +166,7 @@ class Store:
 
     def write_report(self, report: Mapping[str, Any]) -> None:
         """Replaces the report."""
-        shards.write_json_atomically(self.folder / REPORT_NAME, report)
+        write_json_atomically(self.folder / REPORT_NAME, report)
 
     def __enter__(self) -> "Store":
         """Returns the store."""
@@ -178,7 +178,7 @@ class Store:
             self._flush()
         finally:
             self._journal.close()
-            self._lock.close()
+            self._opened.close()
 
     def _flush(self) -> None:
         self._writer.flush()

@@ -2,7 +2,6 @@
 
 import math
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +11,7 @@ DATA_DIR_VARIABLE = "COTDISTILL_DATA_DIR"
 DOWNLOAD_COMMAND = "python scripts/download_benchmarks.py --data_dir={data_dir}"
 
 
-def data_path(relative: str, data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
+def data_path(relative: str, data_dir: files.AnyPath | None) -> files.Path:
     """Returns the path of an existing benchmark file.
 
     Args:
@@ -23,14 +22,14 @@ def data_path(relative: str, data_dir: str | os.PathLike[str] | None) -> pathlib
       FileNotFoundError: no folder is given, or it lacks the file; the message names the file, where it
         was looked for and the command that fetches it.
     """
-    folder = os.environ.get(DATA_DIR_VARIABLE) if data_dir is None else os.fspath(data_dir)
+    folder = os.environ.get(DATA_DIR_VARIABLE) if data_dir is None else str(data_dir)
     if not folder:
         raise FileNotFoundError(
             f"benchmarks: {relative} is needed, but no data_dir was given and {DATA_DIR_VARIABLE} is "
             f"not set. Fetch the files with `{DOWNLOAD_COMMAND.format(data_dir='DIR')}`, then set "
             f"{DATA_DIR_VARIABLE}=DIR or pass data_dir."
         )
-    path = pathlib.Path(files.expand_home(folder)) / relative
+    path = files.as_path(folder) / relative
     if not path.is_file():
         raise FileNotFoundError(
             f"benchmarks: no file {relative} in {folder} (looked for {path}). "
@@ -39,12 +38,12 @@ def data_path(relative: str, data_dir: str | os.PathLike[str] | None) -> pathlib
     return path
 
 
-def read_json(path: pathlib.Path) -> Any:
+def read_json(path: files.Path) -> Any:
     """Returns the parsed content of one JSON file; ValueError names the file, and what it holds if it is not JSON."""
     return files.read_json(path, "benchmarks")
 
 
-def read_json_list(path: pathlib.Path) -> list[Any]:
+def read_json_list(path: files.Path) -> list[Any]:
     """Returns the records of a JSON file that holds one list; ValueError names the file if not."""
     records = read_json(path)
     if not isinstance(records, list):
@@ -52,7 +51,7 @@ def read_json_list(path: pathlib.Path) -> list[Any]:
     return records
 
 
-def read_json_lines(path: pathlib.Path) -> list[Any]:
+def read_json_lines(path: files.Path) -> list[Any]:
     """Returns one parsed value per line that is not blank; ValueError names file and line if one is not JSON."""
     return [value for _, value in files.read_json_lines(path, "benchmarks")]
 
