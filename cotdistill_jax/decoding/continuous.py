@@ -68,8 +68,8 @@ def generate(
     key: Array | None = None,
     eos_id: int = EOS_ID,
     weights: str = FLOAT,
-    mesh: Mesh | None = None,
     before_round: Callable[[], None] = lambda: None,
+    mesh: Mesh | None = None,
 ) -> list[Completion]:
     """Returns one completion per prompt, in the order of the prompts; arguments as in `stream`."""
     answers = stream(
@@ -82,8 +82,8 @@ def generate(
         key=key,
         eos_id=eos_id,
         weights=weights,
-        mesh=mesh,
         before_round=before_round,
+        mesh=mesh,
     )
     completions = {answer.prompt: answer.completion for answer in answers}
     return [completions[index] for index in range(len(prompts))]
@@ -102,8 +102,8 @@ def stream(
     top_k: int = 0,
     eos_id: int = EOS_ID,
     weights: str = FLOAT,
-    mesh: Mesh | None = None,
     before_round: Callable[[], None] = lambda: None,
+    mesh: Mesh | None = None,
 ) -> Iterator[Answer]:
     """Yields every completion as soon as it is known; what it is does not depend on the batch.
 
@@ -119,9 +119,9 @@ def stream(
         top_k: How many alternatives to record at each position.
         eos_id: The token that ends a completion.
         weights: A name in `WEIGHT_KINDS`; with prepared parameters the kind that they were prepared as.
+        before_round: Called before prompts are admitted and decoded, again and again; may raise to end it.
         mesh: Where the parameters are, over one process or several, which then call this alike and all get every answer;
             None: on one device.
-        before_round: Called before prompts are admitted and decoded, again and again; may raise to end it.
 
     Raises:
         ValueError: If a prompt is empty, the batch is smaller than `num_samples`, or the mesh does not divide it.
