@@ -125,7 +125,7 @@ def test_a_process_whose_other_one_never_comes_says_so(tmp_path, runner):
 @pytest.mark.parametrize("scan", [False, True])
 def test_two_processes_evaluate_a_checkpoint_as_one_device_does(tmp_path, runner, scan):
     macros = {
-        "TRAIN_STEPS": 2, "SCAN_LAYERS": scan, "NUM_LAYERS": 2, "LEARNING_RATE": 0.3, "EVAL_MIXTURE_OR_TASK_NAME": "'toy_said'",
+        "TRAIN_STEPS": 2, "SCAN_LAYERS": scan, "NUM_LAYERS": 2, "LEARNING_RATE": 1e-6, "EVAL_MIXTURE_OR_TASK_NAME": "'toy_said'",
         "EVAL_FEATURE_LENGTHS": {"inputs": 96, "targets": 32}, "EVAL_NUM_EXAMPLES": 30, "EVAL_BATCH_SIZE": 12,
     }  # fmt: skip
     trained = tmp_path / "trained"
