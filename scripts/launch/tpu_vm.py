@@ -111,18 +111,23 @@ class Launch:
             CallError: anything is.
         """
         region = self.slice.wanted.region
-        checks = [
-            lambda: before.credentials(self.called),
+        if self.called.dry_run:
+            list(before.credentials(self.called))
+            self.slice.types()
+            list(before.bucket(self.called, self.folder, region))
+            self.called.ask("git", "ls-remote", "--heads", self.checkout().repository)
+            self.slice.leftovers()
+            return
+        unknown = list(before.credentials(self.called))
+        asking = [
             lambda: before.place(self.slice),
             lambda: before.bucket(self.called, self.folder, region),
-            lambda: before.commit(self.repository, self.checkout(), _COMMIT.value == "HEAD"),
             lambda: before.leftover(self.slice),
         ]
-        if self.called.dry_run:
-            checks = checks[:3]
-            for check in checks:
-                list(check())
-            return
+        checks = [
+            lambda: before.commit(self.repository, self.checkout(), _COMMIT.value == "HEAD"),
+            *([lambda: unknown] if unknown else asking),
+        ]
         faults = report(checks, _IGNORE.value)
         if faults:
             raise calls.CallError(f"launch: {faults} faults, named above; nothing was created")
@@ -168,6 +173,8 @@ class Launch:
 
     def bring_up(self) -> None:
         """Installs and starts the run on all hosts on which it neither runs nor is done."""
+        # The first call makes SSH's key where there is none: not several of them at once.
+        self.on_all("true", self.slice.workers()[:1])
         statuses = {} if self.called.dry_run else self.statuses()
         up = {
             name
@@ -294,7 +301,10 @@ class Launch:
                     f"launch: {states['unreached']}, {_UNREACHED} times in a row, and the slice is said to be ready. What to do: "
                     f"tpu_vm.py delete, then run again: it continues from the last checkpoint in {self.folder}"
                 )
-            if states.keys() & {"lost", "stopped", "absent"}:
+            if "stopped" in states:
+                say("stopped; the same command continues it")
+                return os.EX_TEMPFAIL
+            if states.keys() & {"lost", "terminated", "absent"}:
                 say(
                     "a host ended without being done (a reboot for maintenance?): starting it again"
                 )

@@ -1,17 +1,21 @@
 """The real runner in two processes behind the stand-ins: preempted twice, a process killed; it ends with the bits of a run nobody touched."""
 
+import importlib.util
 import json
 import os
-import shlex
+import pathlib
 import signal
+import socket
+import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from cotdistill_jax.checkpoints import t5x_legacy
 from cotdistill_jax.train import metrics_file
-from flax import traverse_util
 
 pytestmark = pytest.mark.multihost
 
@@ -23,7 +27,15 @@ MACROS = {
 }  # fmt: skip
 TIMES = ("steps_per_second", "tokens_per_second")
 DEVICES = "--env=XLA_FLAGS=--xla_force_host_platform_device_count=4"
-SLICE = ("--name=run", "--zone=us-west4-a", "--type=v5p-16", "--poll_seconds=1", "--first_wait_seconds=1", "--spot", DEVICES)
+SLICE = (
+    "--name=run",
+    "--zone=us-west4-a",
+    "--type=v5p-16",
+    "--poll_seconds=1",
+    "--first_wait_seconds=1",
+    "--spot",
+    DEVICES,
+)
 
 
 def _flags(run):
@@ -48,8 +60,12 @@ def _wait_for_step(run, step, process):
 
 
 def _results(run):
-    lines = [{k: v for k, v in line.items() if k not in TIMES} for line in metrics_file.read_metrics(run)]
-    trees = [t5x_legacy.read(str(run / f"checkpoint_{STEPS}"), part) for part in ("target", "state")]
+    lines = [
+        {k: v for k, v in line.items() if k not in TIMES} for line in metrics_file.read_metrics(run)
+    ]
+    trees = [
+        t5x_legacy.read(str(run / f"checkpoint_{STEPS}"), part) for part in ("target", "state")
+    ]
     return lines, [traverse_util.flatten_dict(tree) for tree in trees]
 
 
@@ -63,24 +79,26 @@ def _check_same(run, undisturbed):
             np.testing.assert_array_equal(tree[name], leaf, err_msg=str(name))
 
 
-@pytest.fixture
-def toys(toy_tasks, modules):
-    (modules / "toy_tasks.py").write_text((toy_tasks / "toy_tasks.py").read_text())
+@pytest.fixture(scope="module")
+def toys(modules):
+    """The toy tasks of the tests that train, where the machines can import them."""
+    path = pathlib.Path(__file__).parents[2] / "train" / "conftest.py"
+    spec = importlib.util.spec_from_file_location("train_conftest", path)
+    shared = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(shared)
+    (modules / "toy_tasks.py").write_text(shared.TOY_TASKS)
+    return modules
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, toy_tasks, repository, modules):
+def undisturbed(tmp_path_factory, repository, toys):
     """Lines and parameters of the same command in two processes, started by hand."""
-    import socket
-    import subprocess
-    import sys
-
     folder = tmp_path_factory.mktemp("undisturbed")
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"--coordinator_address=localhost:{free.getsockname()[1]}"
     environment = {
-        **os.environ, "PYTHONPATH": f"{repository}:{toy_tasks}", "JAX_PLATFORMS": "cpu",
+        **os.environ, "PYTHONPATH": f"{repository}:{toys}", "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": DEVICES.removeprefix("--env=XLA_FLAGS="),
     }  # fmt: skip
     flags = (*_flags(folder / "run"), address, "--process_count=2")
@@ -93,14 +111,20 @@ def undisturbed(tmp_path_factory, toy_tasks, repository, modules):
 
 
 @pytest.mark.slow
-def test_a_spot_slice_preempted_twice_with_a_killed_process_gives_the_same_bits(world, tmp_path, toys, undisturbed):
+def test_a_spot_slice_preempted_twice_with_a_killed_process_gives_the_same_bits(
+    world, tmp_path, toys, undisturbed
+):
     run = tmp_path / "run"
     process = world.start("tpu_vm.py", "run", *SLICE, "--", *_flags(run))
     for step in (12, 31):
         _wait_for_step(run, step, process)
         world.preempt()
     _wait_for_step(run, 44, process)
-    trainers = [pid for pid in world.processes(1) if b"cotdistill_jax.train" in _command(pid) and b"supervise" not in _command(pid)]
+    trainers = [
+        pid
+        for pid in world.processes(1)
+        if b"cotdistill_jax.train" in _command(pid) and b"supervise" not in _command(pid)
+    ]
     os.kill(trainers[0], signal.SIGKILL)
     out, error = process.communicate(timeout=900)
     assert process.returncode == 0, out + error
@@ -128,7 +152,14 @@ def _command(pid):
 @pytest.mark.slow
 def test_a_slurm_job_at_its_time_limit_gives_the_same_bits(world, tmp_path, toys, undisturbed):
     run = tmp_path / "run"
-    flags = ("--name=run", "--nodes=2", "--gpus_per_node=0", f"--jobs_dir={tmp_path}/jobs", DEVICES, "--grace_seconds=60")
+    flags = (
+        "--name=run",
+        "--nodes=2",
+        "--gpus_per_node=0",
+        f"--jobs_dir={tmp_path}/jobs",
+        DEVICES,
+        "--grace_seconds=60",
+    )
     log = tmp_path / "jobs" / "run.log"
     assert world.call("slurm.py", "submit", *flags, "--", *_flags(run)).code == 0
     deadline = time.monotonic() + 400
@@ -139,7 +170,7 @@ def test_a_slurm_job_at_its_time_limit_gives_the_same_bits(world, tmp_path, toys
         assert time.monotonic() < deadline, log.read_text()[-3000:]
         time.sleep(0.1)
     said = log.read_text()
-    assert "exit status" not in said.split(" stopped: ")[-1]
+    assert " terminated: by SIGTERM" in said
     stopped = max(int(path.name[11:]) for path in run.glob("checkpoint_*"))
     assert f"train: stopped; run the same command to continue after step {stopped}" in said
     world.change(jobs=[], job="4712")
@@ -152,14 +183,26 @@ def test_a_slurm_job_at_its_time_limit_gives_the_same_bits(world, tmp_path, toys
 
 
 @pytest.mark.slow
-def test_hosts_that_resolve_the_configuration_differently_are_named(world, tmp_path, toys):
-    world.change(environments={"1": {"COTDISTILL_UNUSED": "1"}})
+def test_the_doctor_looks_at_every_host_before_anything_trains(world, tmp_path, toys):
     run = tmp_path / "run"
-    (world.folder / "worker_1").mkdir()
-    flags = [flag for flag in _flags(run) if "MESH_SHAPE" not in flag] + ["--gin.MESH_SHAPE=(3, 1, 1)"]
-    done = world.call("tpu_vm.py", "run", *SLICE, "--", *flags, timeout=300)
+    wrong = (*_flags(run), "--gin.MESH_SHAPE=(3, 1, 1)")
+    done = world.call("tpu_vm.py", "run", *SLICE, "--", *wrong, timeout=300)
     assert done.code == 1
-    assert "doctor: mesh: gin: MESH_SHAPE = (3, 1, 1) for 8 devices" in done.out
-    assert "MESH_SHAPE = None chooses; (data, fsdp, model) that fit: " in done.out
-    assert not run.exists() or not list(run.iterdir())
-    assert shlex.join(flags)
+    for worker in (0, 1):
+        assert (
+            f"worker {worker}: doctor: mesh: gin: MESH_SHAPE = (3, 1, 1) for 8 devices" in done.out
+        )
+    assert "MESH_SHAPE = None chooses; (data, fsdp, model) that fit: (1, 1, 8)" in done.out
+    assert not (run / "starts.jsonl").exists()
+    for worker in (0, 1):  # files that somebody copied there, and not the same ones
+        (world.folder / f"worker_{worker}" / "cotdistill_jax" / "local.gin").write_text(
+            f"TRAIN_STEPS = {90 + worker}\n"
+        )
+    done = world.call(
+        "tpu_vm.py", "run", *SLICE, "--", *_flags(run), "--gin_file=local.gin", timeout=300
+    )
+    assert done.code == 1
+    assert (
+        "launch: the hosts differ in commit or configuration: {'0': 'doctor: commit" in done.error
+    )
+    assert not (run / "starts.jsonl").exists()

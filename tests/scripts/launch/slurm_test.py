@@ -81,9 +81,11 @@ def test_a_job_is_submitted_once_survives_a_dead_process_and_ends(world, tmp_pat
     assert len(world.calls("sbatch")) == 1
 
 
-@pytest.mark.parametrize(("how", "requeued"), [("time limit", 1), ("stop", None)])
+@pytest.mark.parametrize(
+    ("how", "state", "requeued"), [("time limit", "terminated", 1), ("stop", "stopped", None)]
+)
 def test_the_time_limit_saves_and_queues_again_and_a_stop_only_saves(
-    world, tmp_path, how, requeued
+    world, tmp_path, how, state, requeued
 ):
     _submit(world, tmp_path, 100_000)
     _wait((tmp_path / "run" / "checkpoint_10").exists, tmp_path)
@@ -91,7 +93,7 @@ def test_the_time_limit_saves_and_queues_again_and_a_stop_only_saves(
         assert world.call("slurm.py", "stop", *JOB).code == 0
     else:
         os.kill(world.read()["pid"], signal.SIGTERM)  # --signal=B:TERM@...
-    _wait(lambda: " stopped: " in _log(tmp_path), tmp_path)
+    _wait(lambda: f" {state}: " in _log(tmp_path), tmp_path)
     _wait(lambda: world.read().get("requeued") == requeued, tmp_path)
     assert ["scancel", "--signal=TERM", "4711"] in world.calls("scancel")
     saved = max(int(path.name[11:]) for path in (tmp_path / "run").glob("checkpoint_*"))
