@@ -3,11 +3,18 @@
     python scripts/plan_run.py --gin_file=gin/experiments/gsm8k_teacher_xl.gin --mesh=data=4,fsdp=2,model=1 --mesh=fsdp=16
     python scripts/plan_run.py --gin_file=gin/experiments/gsm8k_teacher_xl.gin --devices=8 --chip=H100    # the mesh that None chooses
 
+    python scripts/plan_run.py --gin_file=gin/experiments/gsm8k_teacher_xl.gin --compile=v5e:2x4    # what the TPU's own compiler says
+
 No weights are read and nothing is trained; a mesh of 16 devices compiles on a laptop. `--gin.NAME=VALUE` as for training.
+`--compile` needs the package libtpu (`pip install "jax[tpu]"`) and no TPU; it takes minutes, one process at a time.
 """
 
+import dataclasses
+import json
 import math
 import os
+import pathlib
+import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -17,7 +24,9 @@ from absl import app, flags
 from cotdistill_jax import command
 
 if TYPE_CHECKING:
+    from cotdistill_jax.train.compiled_plan import CompiledPlan
     from cotdistill_jax.train.planning import Needs
+    from cotdistill_jax.train.recipe import Recipe
 
 _FILES = flags.DEFINE_multi_string("gin_file", None, "Experiment leaf and overlays.", required=True)
 _MESHES = flags.DEFINE_multi_string(
@@ -35,6 +44,13 @@ _CHIP = flags.DEFINE_string(
 _FULL = flags.DEFINE_bool(
     "compile_all_layers", False, "Compile the whole network instead of one and two layers of it."
 )
+_COMPILE = flags.DEFINE_string(
+    "compile",
+    None,
+    "Slice of TPUs to compile the run's programs for, such as v5e:2x4; none need be there.",
+)
+_STEP_ONLY = flags.DEFINE_bool("step_only", False, "With --compile: not the evaluation's decoding.")
+_JSON = flags.DEFINE_string("json", None, "With --compile: also write the figures to this file.")
 AXES = ("data", "fsdp", "model")
 
 
@@ -75,59 +91,104 @@ def report(text: str, needs: "Needs", dtype: object) -> None:
         )
 
 
+def in_words(shape: Sequence[int]) -> str:
+    """Returns (1, 8, 1) as `data=1,fsdp=8,model=1`."""
+    return ",".join(f"{axis}={size}" for axis, size in zip(AXES, shape, strict=True))
+
+
+def report_compiled(found: "CompiledPlan") -> None:
+    """Prints what the TPU's compiler says of a run, and the plan beside it."""
+    from cotdistill_jax.train import chips
+
+    def gib(size: float) -> str:
+        return f"{size / chips.GIB:.2f} GiB"
+
+    print(f"\n{found.topology}, mesh {in_words(found.shape)} ({found.why}), {found.versions}")
+    rows = {"step": found.step, **found.decoding}
+    for name, program in rows.items():
+        verdict = "fits" if program.fits else "DOES NOT FIT"
+        resident = f" beside {gib(found.beside(name))} of the run" if name in found.decoding else ""
+        print(
+            f"  {name}: {verdict}: {gib(found.total(name))} of {gib(found.usable_bytes)} a device{resident}; "
+            f"compiled in {program.compile_seconds:.0f} s"
+        )
+        for kind, traffic in program.collectives.items():
+            print(f"    {kind}: {traffic.count} of together {gib(traffic.bytes)}")
+    layout = {True: "as the step takes them", False: "NOT as the step takes them", None: "the step was refused"}  # fmt: skip
+    name, size = found.restored.largest
+    print(
+        f"  restored checkpoint: {found.restored.num_arrays} arrays, {gib(found.restored.bytes)} a device, laid out "
+        f"{layout[found.restored.as_in_step]}; the largest part is {name} with {gib(size)}"
+    )
+    print(f"  plan: {gib(found.plan.bytes)} for the step, {found.miss:+.1%} beside the compiler")
+
+
+def compile_for_tpu(recipe: "Recipe", shapes: Sequence[tuple[int, ...]]) -> None:
+    """Compiles a leaf for the slice and the meshes of the flags; prints and writes what the compiler says."""
+    from cotdistill_jax.train import compiled_plan, tpu_topologies
+
+    topology = tpu_topologies.parse(_COMPILE.value)
+    print(f"{', '.join(_FILES.value)} for {topology.num_devices} x {topology.kind.chip}")
+    results = []
+    for shape in shapes or [None]:
+        found = compiled_plan.make(recipe, topology, shape, decode=not _STEP_ONLY.value)
+        report_compiled(found)
+        results.append(
+            {"gin_files": _FILES.value, "bindings": _BINDINGS, **dataclasses.asdict(found)}
+        )
+    if _JSON.value:
+        pathlib.Path(_JSON.value).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
 def main(unparsed: Sequence[str]) -> None:
     if len(unparsed) > 1:
         raise app.UsageError(f"plan_run: unexpected arguments {list(unparsed[1:])}")
     shapes = {text: parse_mesh(text) for text in _MESHES.value}
     if shapes and _DEVICES.value:
         raise app.UsageError("plan_run: give --mesh or --devices, not both")
+    if _COMPILE.value and _DEVICES.value:
+        raise app.UsageError("plan_run: --compile says how many devices; leave --devices out")
     devices = max([math.prod(shape) for shape in shapes.values()] or [_DEVICES.value or 1])
+    if _COMPILE.value:
+        devices = math.prod(int(size) for size in re.findall(r"\d+(?=x|$)", _COMPILE.value)) or 1
     # Before JAX starts: so many simulated devices.
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
     os.environ["JAX_PLATFORMS"] = "cpu"
-    import gin
     import jax
 
-    from cotdistill_jax import network, partitioning
-    from cotdistill_jax.train import chips, gin_config, optimizers, planning
+    from cotdistill_jax import partitioning
+    from cotdistill_jax.train import chips, planning, recipe
 
-    gin_config.parse([*_FILES.value, "gin/runs/finetune.gin"], [*_BINDINGS, "MODEL_DIR = 'none'"])
-    macro = {name: gin.query_parameter(f"{name}/macro.value") for name in (
-        "TASK_FEATURE_LENGTHS", "BATCH_SIZE", "NUM_MICROBATCHES", "NUM_LOSS_CHUNKS", "PACK", "LOSS_FN")}  # fmt: skip
-    config = gin.get_configurable(network.T5Config)()
-    optimizer = gin.get_configurable(optimizers.chain)()
-    loss_fn = macro["LOSS_FN"].scoped_configurable_fn
-    batch = planning.abstract_batch(
-        macro["TASK_FEATURE_LENGTHS"], macro["BATCH_SIZE"], macro["PACK"]
-    )
-    if loss_fn.__name__ == "unlikelihood":
-        batch["decoder_targets_negative"] = batch["decoder_target_tokens"]
+    leaf = recipe.read(_FILES.value, _BINDINGS)
+    if _COMPILE.value:
+        compile_for_tpu(leaf, list(shapes.values()))
+        return
     if not shapes:
         known = {chip.name: chip for chip in chips.CHIPS}
         if _CHIP.value not in known:
             raise ValueError(f"plan_run: --chip={_CHIP.value} is none of {', '.join(known)}")
         shape, why = planning.choose_shape(
             devices,
-            config,
-            macro["BATCH_SIZE"],
-            macro["NUM_MICROBATCHES"],
+            leaf.config,
+            leaf.batch_size,
+            leaf.num_microbatches,
             known[_CHIP.value].memory_bytes,
         )
-        text = ",".join(f"{axis}={size}" for axis, size in zip(AXES, shape, strict=True))
+        text = in_words(shape)
         print(f"MESH_SHAPE = None chooses {text} for {devices} x {_CHIP.value}: {why}")
         shapes = {text: shape}
     for shape in shapes.values():
         mesh = partitioning.make_mesh(shape, jax.devices()[: math.prod(shape)])
-        partitioning.check_mesh(mesh, config, macro["BATCH_SIZE"], macro["NUM_MICROBATCHES"])
+        partitioning.check_mesh(mesh, leaf.config, leaf.batch_size, leaf.num_microbatches)
     how = (
         "all layers compiled, the inside of loops counted once"
         if _FULL.value
         else "compiled with one and two layers a stack, the rest in a straight line"
     )
-    if config.scan_layers and not _FULL.value:
+    if leaf.config.scan_layers and not _FULL.value:
         how += "; memory of the whole program"
     print(
-        f"{', '.join(_FILES.value)}: {macro['BATCH_SIZE']} rows a step in {macro['NUM_MICROBATCHES']} parts; {how}"
+        f"{', '.join(_FILES.value)}: {leaf.batch_size} rows a step in {leaf.num_microbatches} parts; {how}"
     )
     print(
         f"predicted time: products at {planning.UTILISATION:.0%} of the peak, then collectives, not overlapped"
@@ -136,14 +197,14 @@ def main(unparsed: Sequence[str]) -> None:
         mesh = partitioning.make_mesh(shape, jax.devices()[: math.prod(shape)])
         needs = (planning.measure if _FULL.value else planning.estimate)(
             mesh,
-            config,
-            loss_fn,
-            optimizer,
-            batch,
-            macro["NUM_MICROBATCHES"],
-            macro["NUM_LOSS_CHUNKS"],
+            leaf.config,
+            leaf.loss_fn,
+            leaf.optimizer,
+            leaf.batch,
+            leaf.num_microbatches,
+            leaf.num_loss_chunks,
         )
-        report(text, needs, config.dtype)
+        report(text, needs, leaf.config.dtype)
 
 
 if __name__ == "__main__":

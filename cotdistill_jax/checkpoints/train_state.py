@@ -124,6 +124,9 @@ class TrainCheckpoints:
             best_fn=(lambda metrics: metrics[best_metric]) if keep_best else None,
             cleanup_tmp_directories=True,
             create=True,
+            # A folder that a bucket refuses is then an error of `save` itself; else it is one after five minutes of waiting, without
+            # its reason.
+            async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
         )
         self._manager = ocp.CheckpointManager(
             epath.Path(str(files.as_path(model_dir).absolute())),

@@ -11,7 +11,14 @@
 | `vocabulary.py` | a SentencePiece model |
 """
 
-from cotdistill_jax.files.buckets import BucketError, BucketPath, SchemeError, explain, is_url
+from cotdistill_jax.files.buckets import (
+    BucketError,
+    BucketPath,
+    SchemeError,
+    explain,
+    explain_foreign,
+    is_url,
+)
 from cotdistill_jax.files.content import (
     ForeignFileError,
     foreign_content,
@@ -58,6 +65,7 @@ __all__ = [
     "entries",
     "expand_home",
     "explain",
+    "explain_foreign",
     "file_sha256",
     "foreign_content",
     "hold",

@@ -14,7 +14,6 @@
 | `incidents.py` | batches worth a look, as text |
 | `run_folder.py` | configuration, versions, devices and data beside the checkpoints |
 | `config_changes.py` | what differs between a folder's configuration and a new one |
-| `agreement.py` | several hosts have one commit and one configuration |
 | `run_lock.py` | one run per folder |
 | `stopping.py` | SIGTERM and SIGINT |
 | `planning.py`, `chips.py` | what a run needs on a mesh that need not be there |

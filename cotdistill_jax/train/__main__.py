@@ -20,7 +20,7 @@ import jax
 import seqio
 from absl import app, flags, logging
 
-from cotdistill_jax.train import agreement, gin_config, loop, run_folder, stopping, stopwatch
+from cotdistill_jax.train import gin_config, loop, meeting, run_folder, stopping, stopwatch
 
 _FILES = flags.DEFINE_multi_string(
     "gin_file", None, "Gin file; repeat it, later files win.", required=True
@@ -51,6 +51,9 @@ _INDEX = flags.DEFINE_integer("process_index", None, "This process, from 0.")
 _MULTIHOST = flags.DEFINE_bool(
     "multihost", False, "Several processes that find each other (Cloud TPU, Slurm)."
 )
+_CONNECT_SECONDS = flags.DEFINE_integer(
+    "connect_timeout_seconds", 300, "How long processes wait for each other at the beginning."
+)
 
 
 def main() -> None:
@@ -59,10 +62,6 @@ def main() -> None:
 
     def run(unparsed: Sequence[str]) -> None:
         logging.set_verbosity(_VERBOSITY.value)
-        if _COORDINATOR.value:
-            jax.distributed.initialize(_COORDINATOR.value, _COUNT.value, _INDEX.value)
-        elif _MULTIHOST.value:
-            jax.distributed.initialize()
         if len(unparsed) > 1:
             raise app.UsageError(f"train: unexpected arguments {list(unparsed[1:])}")
         if _TFDS.value:
@@ -73,7 +72,6 @@ def main() -> None:
         for module in _MODULES.value:
             importlib.import_module(module)
         gin_config.parse(_FILES.value, bindings, _PATHS.value)
-        agreement.check(gin.config_str())
         description = run_folder.Description(gin.config_str(), sys.argv, _ALLOW.value)
         try:
             train = gin.get_configurable(loop.train)
@@ -81,15 +79,33 @@ def main() -> None:
             raise ValueError(
                 "train: none of the gin files binds the runner; give --gin_file=gin/runs/finetune.gin as the last one"
             ) from error
+        if _COORDINATOR.value or _MULTIHOST.value:
+            _connect(description)
         with stopping.StopSignal() as stop:
             result = train(description=description, stop=stop, age_seconds=stopwatch.process_age())
         folder = gin.query_parameter("MODEL_DIR/macro.value")
         ending = "done" if result.finished else "stopped; run the same command to continue"
-        print(f"train: {ending} after step {result.step}: {folder}")
+        print(f"train: {ending} after step {result.step}: {folder}", flush=True)
         if not result.finished:
-            sys.exit(os.EX_TEMPFAIL)
+            _leave()
 
     app.run(run, argv=arguments)
+
+
+def _leave() -> None:
+    """Ends a stopped run's process although a thread of it compiles, or waits for data; its status asks to be started again."""
+    if jax.distributed.is_initialized():
+        jax.distributed.shutdown()
+    sys.stderr.flush()
+    os._exit(os.EX_TEMPFAIL)
+
+
+def _connect(description: run_folder.Description) -> None:
+    same = (_MODULES, _TFDS, _CACHES, _ALLOW)
+    settings = run_folder.settings(description, {flag.name: flag.value for flag in same})
+    meeting.connect(
+        _COORDINATOR.value, _COUNT.value, _INDEX.value, settings, _CONNECT_SECONDS.value
+    )
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ CHIPS = (
     Chip("TPU v4", 275e12, 275e12, 32 * GIB, 90e9, "cloud.google.com/tpu/docs/v4; links: jax-ml.github.io/scaling-book/tpus"),
     Chip("TPU v5e", 197e12, 197e12, 16 * GIB, 90e9, "cloud.google.com/tpu/docs/v5e; links: jax-ml.github.io/scaling-book/tpus"),
     Chip("TPU v5p", 459e12, 459e12, 95 * GIB, 180e9, "cloud.google.com/tpu/docs/v5p; links: jax-ml.github.io/scaling-book/tpus"),
+    Chip("TPU v6e", 918e12, 918e12, 32 * GIB, 180e9, "cloud.google.com/tpu/docs/v6e; links: jax-ml.github.io/scaling-book/tpus"),
     Chip("A100 40GB", 312e12, 156e12, 40e9, 300e9, "NVIDIA A100 datasheet, SXM: NVLink 600 GB/s in both directions"),
     Chip("A100 80GB", 312e12, 156e12, 80e9, 300e9, "NVIDIA A100 datasheet, SXM: NVLink 600 GB/s in both directions"),
     Chip("H100", 989.4e12, 494.7e12, 80e9, 450e9, "NVIDIA H100 datasheet, SXM, dense: NVLink 900 GB/s in both directions"),

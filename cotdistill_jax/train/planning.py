@@ -10,10 +10,8 @@ matrices, it does not make reduce-scatters, it fuses otherwise, and what unrolle
 too early to save any: activations are an upper estimate, collectives too.
 """
 
-import collections
 import dataclasses
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,17 +23,12 @@ from jax.sharding import Mesh
 from cotdistill_jax import network, partitioning
 from cotdistill_jax.checkpoints import abstract_variables
 from cotdistill_jax.losses import LossFn
-from cotdistill_jax.train import step
+from cotdistill_jax.train import collectives, step
 from cotdistill_jax.train.chips import Chip
 
 UTILISATION = 0.4  # of the peak: what well-tuned T5 training reaches on TPUs and GPUs
 USABLE_MEMORY = 0.9  # the rest goes to the runtime and to fragmentation
 _TEACHER_K = 5
-_COLLECTIVE = re.compile(
-    r"= (?P<result>\([^)]*\)|\S+) "
-    r"(?P<kind>all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
-)
-_ARRAY = re.compile(r"(?P<type>pred|[a-z]+(?P<bits>\d+))\[(?P<shape>[\d,]*)\]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +106,9 @@ def abstract_batch(
         "decoder": ["input_tokens", "target_tokens", "loss_weights"],
     }
     shapes = {
-        f"{side}_{name}": jax.ShapeDtypeStruct((batch_size, length), jnp.int32)
+        f"{side}_{name}": jax.ShapeDtypeStruct(
+            (batch_size, length), jnp.float32 if name == "loss_weights" else jnp.int32
+        )
         for side, length in sides.items()
         for name in [*names[side], *(["segment_ids", "positions"] if pack else [])]
     }
@@ -169,7 +164,7 @@ def measure(
         gradient_bytes=gradients,
         activation_bytes=compiled.memory_analysis().temp_size_in_bytes - gradients,
         flops=float(compiled.cost_analysis()["flops"]),
-        collectives=collective_bytes(compiled.as_text()),
+        collectives=collectives.once(compiled.as_text()),
     )
 
 
@@ -239,20 +234,6 @@ def _straight_line(one: Needs, two: Needs, depth: int, num_microbatches: int) ->
             for kind in sorted({*one.collectives, *two.collectives})
         },
     )
-
-
-def collective_bytes(hlo: str) -> dict[str, float]:
-    """Returns, per kind of collective in a compiled program's text, the bytes of its results.
-
-    >>> collective_bytes("%a = f32[4,2]{1,0} all-reduce(f32[4,2]{1,0} %b), channel_id=1")
-    {'all-reduce': 32.0}
-    """
-    found: dict[str, float] = collections.defaultdict(float)
-    for match in _COLLECTIVE.finditer(hlo):
-        for array in _ARRAY.finditer(match["result"]):
-            numbers = [int(size) for size in array["shape"].split(",") if size]
-            found[match["kind"]] += math.prod(numbers) * int(array["bits"] or 8) / 8
-    return dict(found)
 
 
 def _device_bytes(tree: Any, shardings: Any) -> float:

@@ -15,6 +15,7 @@ from tensorboard.compat.proto import event_pb2
 
 from cotdistill_jax import checkpoints, files
 from cotdistill_jax.checkpoints import t5x_legacy
+from cotdistill_jax.files import locks
 from cotdistill_jax.train import loop, metrics_file, metrics_log, run_lock
 from tests.gcs_server import Fault
 
@@ -127,7 +128,9 @@ def test_faults_of_the_bucket_change_nothing(runner, bucket, on_disk):
     check_equal(on_disk, run, 24)
 
 
-def test_a_second_run_in_the_folder_is_refused(train_toy, bucket):
+def test_a_second_run_in_the_folder_is_refused(train_toy, bucket, monkeypatch):
+    monkeypatch.setattr(locks, "BEAT_S", 0.2)
+    monkeypatch.setattr(locks, "_LOOK_S", 0.1)
     folder = files.as_path(f"{bucket.url}/run")
     with (
         run_lock.hold(folder),

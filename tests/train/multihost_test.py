@@ -89,26 +89,28 @@ def test_two_processes_give_the_losses_of_one_and_a_signal_stops_both_after_the_
     assert _losses(run)[:6] == pytest.approx(_losses(one), rel=TOLERANCE)
 
 
-def test_two_processes_of_different_configurations_are_refused_before_anything_is_made(
-    tmp_path, runner
-):
-    run = tmp_path / "run"
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"--coordinator_address=localhost:{free.getsockname()[1]}"
-    pids = [
-        _start(
-            runner,
-            run,
-            4,
-            (address, "--process_count=2", f"--process_index={index}"),
-            TRAIN_STEPS=4 + index,
-        )
-        for index in (0, 1)
-    ]
-    assert [runner.status(pid) for pid in pids] == [1, 1]
-    said = runner.said(run)
-    assert "process 0" in said
-    assert "has 'TRAIN_STEPS = 4'" in said
-    assert "has 'TRAIN_STEPS = 5'; give all of them the same commit" in said
-    assert not run.exists()
+@pytest.mark.slow
+@pytest.mark.parametrize("scan", [False, True])
+def test_two_processes_evaluate_a_checkpoint_as_one_device_does(tmp_path, runner, scan):
+    macros = {
+        "TRAIN_STEPS": 2, "SCAN_LAYERS": scan, "NUM_LAYERS": 2, "LEARNING_RATE": 0.3, "EVAL_MIXTURE_OR_TASK_NAME": "'toy_said'",
+        "EVAL_FEATURE_LENGTHS": {"inputs": 96, "targets": 32}, "EVAL_NUM_EXAMPLES": 30, "EVAL_BATCH_SIZE": 12,
+    }  # fmt: skip
+    trained = tmp_path / "trained"
+    runner.finish(_start(runner, trained, 1, **macros), trained)
+    macros["EVAL_PERIOD"] = 2
+    found = {}
+    for name, mesh in (("one", None), ("rows", "(8, 1, 1)"), ("all", "(2, 2, 2)")):
+        run = tmp_path / name
+        shutil.copytree(trained, run)
+        if mesh is None:
+            runner.finish(_start(runner, run, 1, CHANGES, **macros), run)
+        else:
+            for pid in _start_two(runner, run, CHANGES, MESH_SHAPE=mesh, **macros):
+                runner.finish(pid, run)
+        (line,) = [
+            line for line in metrics_file.read_metrics(run) if "eval/toy_said/checksum" in line
+        ]
+        found[name] = (line["eval/toy_said/distinct"], line["eval/toy_said/checksum"])
+    assert found["one"][0] > 1
+    assert found["rows"] == found["all"] == found["one"]

@@ -13,12 +13,6 @@ CONFIG = network.T5Config(
     vocab_size=64, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=32, num_encoder_layers=4, num_decoder_layers=4,
 )  # fmt: skip
 LENGTHS = {"inputs": 16, "targets": 8, "teacher_ids": 8, "teacher_probs": 8}
-HLO = """
-  %ar = f32[4,2]{1,0} all-reduce(f32[4,2]{1,0} %x), channel_id=1
-  %both = (bf16[8]{0}, s32[]) all-reduce(bf16[8]{0} %y, s32[] %z), channel_id=2
-  ROOT %ag = f32[16,4]{1,0} all-gather(f32[4,4]{1,0} %w), dimensions={0}
-  %fused = f32[4]{0} fusion(f32[4]{0} %ar), kind=kLoop
-"""
 
 
 @pytest.fixture(scope="module")
@@ -94,13 +88,6 @@ def test_microbatches_multiply_flops_and_cost_one_gradient():
     assert two.activation_bytes == half.activation_bytes
     with pytest.raises(ValueError, match="3 rows in 2 microbatches"):
         planning.estimate(*arguments, planning.abstract_batch(lengths, 3), num_microbatches=2)
-
-
-def test_collectives_are_counted_by_kind():
-    assert planning.collective_bytes(HLO) == {
-        "all-reduce": 4 * 2 * 4 + 8 * 2 + 4,
-        "all-gather": 16 * 4 * 4,
-    }
 
 
 def test_time_and_fit_follow_from_the_peaks():

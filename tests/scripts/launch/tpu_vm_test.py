@@ -104,6 +104,7 @@ def test_a_slice_is_made_and_trains_to_the_end_and_is_used_again_and_deleted(
     assert "nothing to delete" in world.call("tpu_vm.py", "delete", *SLICE).out
 
 
+@pytest.mark.multihost
 def test_two_preemptions_and_a_reboot_are_gone_on_from(world, run_dir):
     process = world.start("tpu_vm.py", "run", *SLICE, "--spot", *_run(run_dir, steps=400))
     for step in (10, 60):
@@ -130,6 +131,7 @@ def test_without_recreate_a_preempted_slice_is_left_alone(world, run_dir):
     assert not world.calls("delete")
 
 
+@pytest.mark.multihost
 def test_a_crash_that_comes_back_ends_all_hosts(world, run_dir):
     (run_dir / "crash_1").touch()
     done = world.call(
@@ -157,6 +159,7 @@ def test_a_machine_that_dies_while_it_is_made(world, run_dir):
     assert not run_dir.joinpath("checkpoint_10").exists()
 
 
+@pytest.mark.multihost
 def test_a_machine_that_dies_later_is_named_and_what_is_saved_is_kept(world, run_dir):
     process = world.start("tpu_vm.py", "run", *SLICE, *_run(run_dir, 5000))
     _wait((run_dir / "checkpoint_10").exists, process)

@@ -1,0 +1,142 @@
+"""A run's programs compiled by the TPU's compiler for slices that need not be there: memory and collectives as they will be.
+
+The programs are the run's own: the training step with its batch, microbatches, loss and optimizer; encoding and the loop of
+decoding as its evaluation calls them, on the same mesh; the layout that its checkpoints are restored to. What the compiler
+refuses on a TPU for want of memory it refuses here. Time is not predicted: the compiler's own estimate means nothing.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from cotdistill_jax import partitioning
+from cotdistill_jax.train import collectives, step, tpu_topologies
+from cotdistill_jax.train.recipe import Recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """One compiled, or refused, program, per device.
+
+    Attributes:
+      fits: whether the compiler took it.
+      peak_bytes: memory at its worst moment, its arguments included; of a refused one what it would need.
+      argument_bytes: of what it is given; None where it was refused.
+      collectives: per kind, what one run of it sends; empty where it was refused.
+      compile_seconds: time that the compiler took here.
+    """
+
+    fits: bool
+    peak_bytes: float
+    argument_bytes: float | None
+    collectives: Mapping[str, collectives.Traffic]
+    compile_seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """What a device holds after a checkpoint was restored.
+
+    Attributes:
+      num_arrays: arrays of the train state.
+      bytes: of its parts of them.
+      largest: name and bytes of the largest part.
+      as_in_step: whether the step takes every array laid out as it is restored; None where the step was refused.
+    """
+
+    num_arrays: int
+    bytes: float
+    largest: tuple[str, float]
+    as_in_step: bool | None
+
+
+def compile_program(lowered: Any) -> tuple[Program, Any]:
+    """Returns the figures of a lowered program and the compiled one, None where it was refused.
+
+    Raises:
+      jax.errors.JaxRuntimeError: the compiler failed for another reason than memory.
+    """
+    start = time.monotonic()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        refusal = tpu_topologies.refused_bytes(str(error))
+        if refusal is None:
+            raise
+        return Program(False, refusal[0], None, {}, time.monotonic() - start), None
+    seconds = time.monotonic() - start
+    memory = compiled.memory_analysis()
+    found = Program(
+        True,
+        float(memory.peak_memory_in_bytes),
+        float(memory.argument_size_in_bytes),
+        collectives.per_run(compiled.as_text()),
+        seconds,
+    )
+    return found, compiled
+
+
+def compile_step(mesh: Mesh, recipe: Recipe) -> tuple[Program, Restored]:
+    """Returns the figures of the training step and of the layout that a checkpoint is restored to.
+
+    Args:
+      mesh: of `tpu_topologies.devices`.
+      recipe: the run.
+    """
+    state = abstract_state(mesh, recipe)
+    rows = partitioning.batch_sharding(mesh)
+    batch = {
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=rows)
+        for name, leaf in recipe.batch.items()
+    }
+    train_step: Any = step.make_train_step(
+        mesh,
+        recipe.config,
+        recipe.loss_fn,
+        recipe.optimizer,
+        recipe.num_microbatches,
+        recipe.seed,
+        skip_nonfinite=recipe.skip_nonfinite,
+        weigh_alike=recipe.weigh_alike,
+        num_loss_chunks=recipe.num_loss_chunks,
+    )
+    program, compiled = compile_program(train_step.lower(state, batch))
+    return program, restored_layout(state, compiled)
+
+
+def abstract_state(mesh: Mesh, recipe: Recipe) -> Any:
+    """Returns the shapes and shardings of the train state, what `TrainCheckpoints.restore` is given."""
+    shapes = jax.eval_shape(
+        lambda: step.init_state(mesh, recipe.config, recipe.optimizer, recipe.seed)
+    )
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        step.state_shardings(mesh, recipe.config, recipe.optimizer),
+    )
+
+
+def restored_layout(state: Any, compiled_step: Any | None) -> Restored:
+    """Returns what restoring `state` puts on a device, compared with what the compiled step takes."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    sizes = {jax.tree_util.keystr(path): device_bytes(leaf) for path, leaf in leaves}
+    name = max(sizes, key=lambda each: sizes[each])
+    alike = None
+    if compiled_step is not None:
+        taken = jax.tree.leaves(compiled_step.input_shardings[0][0])
+        alike = len(taken) == len(leaves) and all(
+            leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
+            for (_, leaf), sharding in zip(leaves, taken, strict=False)
+        )
+    return Restored(len(leaves), sum(sizes.values()), (name, sizes[name]), alike)
+
+
+def device_bytes(leaf: jax.ShapeDtypeStruct) -> float:
+    """Returns the bytes of one device's part of an array that has a sharding."""
+    sharding: Any = leaf.sharding
+    return float(math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize)
