@@ -94,6 +94,22 @@ class Launch:
         self.command = workers.train_command(run, self.hosts, _T5X.value)
         self.folder = host.model_dir(run)
         self.repository = workers.Repository(str(_ROOT))
+        self._answered = False
+
+    def look(self) -> tuple[State, str]:
+        """Returns how the slice stands; once the cloud has answered, it may fail to for a while."""
+        for tries in range(1, _UNREACHED + 1):
+            try:
+                found = self.slice.state()
+            except calls.CallError as error:
+                if not self._answered or tries == _UNREACHED:
+                    raise
+                say(f"{error}; looking again")
+                time.sleep(_POLL.value)
+            else:
+                self._answered = True
+                return found
+        raise AssertionError("unreachable")
 
     def checkout(self) -> workers.Checkout:
         """Returns what every host gets."""
@@ -137,7 +153,7 @@ class Launch:
         until = time.monotonic() + _READY.value * 3600
         shown = ""
         while True:
-            state, words = (State.ABSENT, "") if self.called.dry_run else self.slice.state()
+            state, words = (State.ABSENT, "") if self.called.dry_run else self.look()
             if words != shown:
                 say(f"{self.slice.wanted.name}: {words}")
                 shown = words
@@ -276,7 +292,7 @@ class Launch:
                 if self.called.dry_run:
                     return 0
             time.sleep(_POLL.value)
-            state, words = self.slice.state()
+            state, words = self.look()
             if state is not State.READY:
                 say(words)
                 up, unreached = False, 0
@@ -312,11 +328,11 @@ class Launch:
 
     def _may_pass(self, error: calls.CallError) -> bool:
         """Returns whether a start failed for a reason that passes: a machine that just boots, a slice that was preempted."""
-        return "port 22" in str(error) or self.slice.state()[0] is not State.READY
+        return "port 22" in str(error) or self.look()[0] is not State.READY
 
     def check_before_unless_there(self) -> None:
         """Checks what a new slice needs, unless it is there already."""
-        if self.called.dry_run or self.slice.state()[0] in (State.ABSENT, State.FAILED):
+        if self.called.dry_run or self.look()[0] in (State.ABSENT, State.FAILED):
             self.check_before()
         else:
             say(f"{_NAME.value} is there and is used")
@@ -335,7 +351,7 @@ class Launch:
 
     def status(self) -> int:
         """Says how the run stands on every host."""
-        state, words = (State.READY, "") if self.called.dry_run else self.slice.state()
+        state, words = (State.READY, "") if self.called.dry_run else self.look()
         say(f"{_NAME.value}: {words}")
         if state is State.READY:
             for name, status in self.statuses().items():
@@ -368,7 +384,7 @@ class Launch:
 
     def delete(self) -> int:
         """Deletes the slice, after saying what."""
-        state, words = (State.READY, "") if self.called.dry_run else self.slice.state()
+        state, words = (State.READY, "") if self.called.dry_run else self.look()
         if state is State.ABSENT:
             say(f"{_NAME.value}: {words}: nothing to delete")
             return 0
@@ -381,7 +397,7 @@ class Launch:
     def doctor(self) -> int:
         """Names what is wrong, here and on hosts that are there."""
         self.check_before()
-        if not self.called.dry_run and self.slice.state()[0] is State.READY:
+        if not self.called.dry_run and self.look()[0] is State.READY:
             self.on_all(self.checkout().install())
             self.examine()
         say("nothing is wrong")

@@ -131,6 +131,17 @@ def test_without_recreate_a_preempted_slice_is_left_alone(world, run_dir):
     assert not world.calls("delete")
 
 
+def test_a_cloud_that_does_not_answer_for_a_while_ends_nothing(world):
+    error = "ERROR: (gcloud.x) HTTPError 503: backend error"
+    world.change(errors={"queued-resources describe": [None, None, error, error]})
+    done = world.call("tpu_vm.py", "create", *SLICE)
+    assert done.code == 0, done.said
+    assert done.out.count("HTTPError 503: backend error; looking again") == 2
+    assert len(world.calls("create")) == 1
+    world.change(errors={"queued-resources describe": error})
+    _one_line(world.call("tpu_vm.py", "status", *SLICE), "HTTPError 503: backend error")
+
+
 @pytest.mark.multihost
 def test_a_crash_that_comes_back_ends_all_hosts(world, run_dir):
     (run_dir / "crash_1").touch()
