@@ -46,6 +46,10 @@ def connect(
     address, count, index, devices = clusters.ClusterEnv.auto_detect_unset_distributed_params(
         address, count, index, None, None, timeout_seconds
     )
+    if os.environ.get("JAX_LOCAL_DEVICE_IDS"):
+        devices = (
+            None  # JAX reads them itself; under Slurm it would otherwise take one device a process
+        )
     if address is None or count is None or index is None:
         raise ValueError(
             f"train: coordinator_address is {address}, process_count {count}, process_index {index}, and nothing here says the rest "
