@@ -186,6 +186,18 @@ class BucketPath:
             raise FileNotFoundError(2, "No such file in the bucket", str(self))
         return head
 
+    def read_range(self, first: int, last: int) -> bytes:
+        """Returns the bytes from `first` up to `last`, which is not among them.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+            BucketError: it is shorter, or can't be read.
+        """
+        content = self._read(slice(first, last))
+        if content is None:
+            raise FileNotFoundError(2, "No such file in the bucket", str(self))
+        return content
+
     def read_bytes(self) -> bytes:
         """Returns the content.
 
