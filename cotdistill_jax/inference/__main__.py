@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import jax
 
-from cotdistill_jax import checkpoints, command, decoding, files, partitioning
+from cotdistill_jax import checkpoints, command, decoding, devices, files, partitioning
 from cotdistill_jax.inference import (
     evaluation,
     generation,
@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     processes.start(
         flags.multihost, flags.coordinator_address, flags.process_count, flags.process_index
     )
+    devices.announce()
     sampling = None
     if flags.num_samples is not None:
         sampling = planning.Sampling(

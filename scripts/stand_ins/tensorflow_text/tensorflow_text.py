@@ -23,8 +23,11 @@ class SentencepieceTokenizer:
         text = tf.convert_to_tensor(text)
         if text.shape.rank == 0:
             return self._ids(text)
-        ids = tf.map_fn(lambda one: tf.RaggedTensor.from_tensor(self._ids(one)[None]), text,
-                        fn_output_signature=tf.RaggedTensorSpec([1, None], tf.int32))
+        ids = tf.map_fn(
+            lambda one: tf.RaggedTensor.from_tensor(self._ids(one)[None]),
+            text,
+            fn_output_signature=tf.RaggedTensorSpec([1, None], tf.int32),
+        )
         return ids.merge_dims(0, 1)
 
     def detokenize(self, ids):
