@@ -22,7 +22,7 @@ def announce() -> None:
 
 def summary() -> str:
     """Returns the devices that JAX computes on, of all processes: `1 x CPU`, `4 x NVIDIA H100 on 2 hosts`."""
-    names = [_name(device) for device in jax.devices()]
+    names = [name(device) for device in jax.devices()]
     counted = ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
     # JAX knows processes; those of one host are told apart by no device.
     several = jax.process_count()
@@ -50,7 +50,7 @@ def idle() -> str | None:
 _JAX_EXTRAS = {"cuda": "cuda12", "tpu": "tpu"}
 
 
-def _name(device: jax.Device) -> str:
+def name(device: jax.Device) -> str:
     """Returns `CPU`, `NVIDIA H100 80GB HBM3`, `TPU v5e`."""
     kind = device.device_kind
     return {"cpu": "CPU", "TPU v5 lite": "TPU v5e", "TPU v6 lite": "TPU v6e", "TPU v5": "TPU v5p"}.get(kind, kind)  # fmt: skip
