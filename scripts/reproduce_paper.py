@@ -142,7 +142,7 @@ def _check_devices() -> None:
     if backend == "cpu" and _SIZE.value != "tiny" and not _ALLOW_CPU.value:
         raise ValueError(
             f"reproduce_paper: JAX sees no accelerator, and --size={_SIZE.value} takes months without one. On a machine with NVIDIA GPUs, "
-            '`pip install "jax[cuda12]"` into .venv; on TPU VMs "jax[tpu]"; --allow_cpu goes on all the same'
+            "`source scripts/environment.sh cuda`; on TPU VMs `source scripts/environment.sh tpu`; --allow_cpu goes on all the same"
         )
 
 

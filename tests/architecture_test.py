@@ -14,6 +14,7 @@ PACKAGE = ROOT / "cotdistill_jax"
 STAGES = (
     "files",
     "command",
+    "accelerators",
     "teacher",
     "answers",
     "benchmarks",
@@ -22,6 +23,7 @@ STAGES = (
     "corpus",
     "features",
     "seqio_tasks",
+    "devices",
     "network",
     "losses",
     "partitioning",
@@ -37,6 +39,7 @@ FRAMEWORKS = {"jax", "flax", "optax", "tensorflow", "seqio", "tensorflow_dataset
 NO_FRAMEWORK = (
     "files",
     "command",
+    "accelerators",
     "teacher",
     "answers",
     "benchmarks",

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import jax
 
-from cotdistill_jax import checkpoints, command, decoding, files, partitioning
+from cotdistill_jax import checkpoints, command, decoding, devices, files, partitioning
 from cotdistill_jax.inference import (
     evaluation,
     generation,
@@ -48,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             flags.process_index,
             {name: str(value) for name, value in vars(flags).items() if name not in _OWN_FLAGS},
         )
+    devices.announce()
     sampling = None
     if flags.num_samples is not None:
         sampling = planning.Sampling(

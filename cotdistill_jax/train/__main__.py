@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from cotdistill_jax import command, files
+from cotdistill_jax import command, devices, files
 
 command.import_quietly("tensorflow")
 
@@ -81,6 +81,7 @@ def main() -> None:
             ) from error
         if _COORDINATOR.value or _MULTIHOST.value:
             _connect(description)
+        devices.announce()
         with stopping.StopSignal(_leave_before_first_step) as stop:
             result = train(description=description, stop=stop, age_seconds=stopwatch.process_age())
         folder = gin.query_parameter("MODEL_DIR/macro.value")

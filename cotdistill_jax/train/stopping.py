@@ -94,7 +94,9 @@ class StopSignal:
             raise StopRequestedError(self.name)
 
     def _want(self, name: str) -> None:
-        with self._lock:  # the thread that takes signals and the one that listens to other processes
+        with (
+            self._lock
+        ):  # the thread that takes signals and the one that listens to other processes
             if self.wanted:
                 return
             self.name, self.wanted = name, True
