@@ -104,12 +104,11 @@ def report_compiled(found: "CompiledPlan") -> None:
     print(f"\n{found.topology}, mesh {in_words(found.shape)} ({found.why}), {found.versions}")
     rows = {"step": found.step, **found.decoding}
     for name, program in rows.items():
-        verdict = "fits" if program.fits else "DOES NOT FIT"
-        resident = (
-            f" beside {gib(found.beside(name))} of the run" if name in found.decoding else ""
-        )
+        verdict = "fits" if program.fits and program.bytes <= found.usable_bytes else "DOES NOT FIT"
+        beside = program.beside_bytes
+        resident = f", of which {gib(beside)} the run's state and weights beside it" if beside else ""
         print(
-            f"  {name}: {verdict}: {gib(found.total(name))} of {gib(found.usable_bytes)} a device{resident}; "
+            f"  {name}: {verdict}: {gib(program.bytes)} of {gib(found.usable_bytes)} a device{resident}; "
             f"compiled in {program.compile_seconds:.0f} s"
         )
         for kind, traffic in program.collectives.items():

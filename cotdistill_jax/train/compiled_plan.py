@@ -40,15 +40,6 @@ class CompiledPlan:
     decoding: Mapping[str, Program]
     versions: str
 
-    def beside(self, name: str) -> float:
-        """Returns the bytes of the run that stay on a device while one of its programs runs: none for the step's own."""
-        return 0.0 if name == "step" else self.restored.bytes
-
-    def total(self, name: str) -> float:
-        """Returns the memory that a device needs while a program runs."""
-        program = self.step if name == "step" else self.decoding[name]
-        return program.peak_bytes + self.beside(name)
-
     @property
     def miss(self) -> float:
         """By which part of the compiler's figure the plan is too high, or, negative, too low."""
@@ -77,7 +68,8 @@ def make(
     shape, why = _shape(recipe, len(devices), usable, shape)
     mesh = partitioning.make_mesh(shape, devices)
     partitioning.check_mesh(mesh, recipe.config, recipe.batch_size, recipe.num_microbatches)
-    program, restored = tpu_compile.compile_step(mesh, recipe)
+    state = tpu_compile.abstract_state(mesh, recipe)
+    program, restored = tpu_compile.compile_step(mesh, recipe, state)
     return CompiledPlan(
         topology=topology.name,
         shape=tuple(mesh.devices.shape),
@@ -86,7 +78,7 @@ def make(
         plan=_planned(recipe, tuple(mesh.devices.shape)),
         step=program,
         restored=restored,
-        decoding={},
+        decoding=tpu_compile.compile_decoding(mesh, recipe, state) if decode else {},
         versions=versions(),
     )
 
