@@ -64,6 +64,8 @@ def make_mesh(
 
 STATE_BYTES = 16
 """Of a parameter in training: itself, its gradient and AdamW's two moments, in float32."""
+WEIGHT_BYTES = 4
+"""Of a parameter that is only read."""
 _STATE_SHARE = 0.5  # of a device's memory, at most; the rest is for activations
 _SHOWN_SHAPES = 6
 
@@ -77,10 +79,11 @@ def choose_shape(
     batch_size: int | None,
     num_microbatches: int,
     memory_bytes: float | None,
+    bytes_per_parameter: int = STATE_BYTES,
 ) -> tuple[Shape, str]:
     """Returns a shape (data, fsdp, model) for a network, a batch and a number of devices, and why.
 
-    All devices along data where parameters and optimizer state take at most half of a device's memory; else no more fsdp than that
+    All devices along data where parameters and, in training, optimizer state take at most half of a device's memory; else no more fsdp than that
     needs; the model axis takes what neither the rows of a microbatch nor the width can take.
 
     Args:
@@ -90,6 +93,7 @@ def choose_shape(
       batch_size: rows of an optimizer step; None: nothing has to divide them.
       num_microbatches: parts that they are cut into.
       memory_bytes: of one device; None: not known, and not asked.
+      bytes_per_parameter: `STATE_BYTES`, or `WEIGHT_BYTES` where nothing is trained.
 
     Raises:
       ValueError: nothing divides; the message says which batches and microbatches would.
@@ -103,7 +107,7 @@ def choose_shape(
             + _remedies(num_devices, batch_size, num_microbatches)
         )
     shapes.sort(key=lambda shape: (shape[2], shape[1]))
-    state = num_parameters * STATE_BYTES / 1e9
+    state = num_parameters * bytes_per_parameter / 1e9
     small = [
         shape
         for shape in shapes
@@ -111,9 +115,8 @@ def choose_shape(
         or state / (shape[1] * shape[2]) <= _STATE_SHARE * memory_bytes / 1e9
     ]
     chosen = small[0] if small else max(shapes, key=lambda shape: (shape[1] * shape[2], -shape[2]))
-    why = (
-        f"parameters and optimizer state take {state / (chosen[1] * chosen[2]):,.1f} GB of a device"
-    )
+    what = "parameters and optimizer state" if bytes_per_parameter == STATE_BYTES else "parameters"
+    why = f"{what} take {state / (chosen[1] * chosen[2]):,.1f} GB of a device"
     if memory_bytes is None:
         why += ", whose memory is not known"
     else:
@@ -166,6 +169,11 @@ def device_memory() -> int | None:
     """Returns the bytes of a device's memory that JAX may use, None where it does not say (CPUs)."""
     statistics = jax.local_devices()[0].memory_stats() or {}
     return statistics.get("bytes_limit")
+
+
+def num_row_shards(mesh: Mesh) -> int:
+    """Returns into how many parts the rows of a batch are split."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -21,8 +21,9 @@ from flax import traverse_util
 from cotdistill_jax import command, network
 from cotdistill_jax.checkpoints import huggingface, stored
 
+VOCAB_SIZE = 32128
 # Width, heads, feed-forward width, layers of each stack.
-_SIZES = {
+SIZES = {
     "none": (64, 1, 64, 1),
     "small": (512, 6, 1024, 8),
     "base": (768, 12, 2048, 12),
@@ -44,15 +45,17 @@ _DIRECTIONS = (
 
 def make(folder: pathlib.Path, model: str, vocabulary: str, shard_bytes: int) -> int:
     """Writes a Hugging Face folder of random weights, each drawn when it is written; returns their bytes."""
-    width, heads, mlp, layers = _SIZES[model]
-    config = network.T5Config(32128, width, heads, 64, mlp, layers, layers)
+    width, heads, mlp, layers = SIZES[model]
+    config = network.T5Config(VOCAB_SIZE, width, heads, 64, mlp, layers, layers)
     rng = np.random.default_rng(0)
     shapes = huggingface.tensor_shapes(config)
     leaves = {}
     for ours, (theirs, transposed) in huggingface.tensor_names(config).items():
         shape = shapes[theirs][:: -1 if transposed else 1]
         leaves[ours] = stored.StoredArray(
-            shape, np.dtype(np.float32), lambda shape=shape: rng.standard_normal(shape, np.float32)
+            shape,
+            np.dtype(np.float32),
+            lambda _, shape=shape: rng.standard_normal(shape, np.float32),
         )
     params = traverse_util.unflatten_dict(leaves, sep="/")
     huggingface.write(folder, config, params, vocabulary, 100, shard_bytes)
@@ -79,7 +82,7 @@ def measure(command: Sequence[str]) -> tuple[float, float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--vocabulary", required=True, help="T5's SentencePiece model")
-    parser.add_argument("--model", choices=_SIZES, default="large")
+    parser.add_argument("--model", choices=SIZES, default="large")
     parser.add_argument("--folder", help="where files are made and removed: eight times the model")
     flags = parser.parse_args()
     script = str(pathlib.Path(__file__).with_name("convert_checkpoint.py"))

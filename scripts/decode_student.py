@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sampling=sampling,
     )
     (chosen,) = selection.select(flags.checkpoint)
-    model = selection.load(chosen, flags.vocab)
+    model = selection.open_model(chosen, flags.vocab)
     vocabulary = Vocabulary(model.vocabulary_file)
     inputs = lengths.fit(part.prompt, part.questions, vocabulary.encode, flags.max_input_tokens)
     generator = generation.Generator(

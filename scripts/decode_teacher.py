@@ -21,7 +21,6 @@ import hashlib
 import json
 import logging
 import os
-import pathlib
 import signal
 import sys
 from collections.abc import Sequence
@@ -30,7 +29,7 @@ from typing import Any
 from absl import app, flags
 from tqdm import tqdm
 
-from cotdistill_jax import benchmarks, command
+from cotdistill_jax import benchmarks, command, files
 from cotdistill_jax.benchmarks import reading
 from cotdistill_jax.inference import prompts
 from cotdistill_jax.teacher import decoding
@@ -134,7 +133,7 @@ def load_questions() -> list[benchmarks.Question]:
         raise ValueError("decode: pass either --benchmark (with --split) or --questions.")
     if _BENCHMARK.value is not None:
         return benchmarks.load(_BENCHMARK.value, _SPLIT.value, _DATA_DIR.value)[: _LIMIT.value]
-    path = pathlib.Path(_QUESTIONS.value)
+    path = files.as_path(_QUESTIONS.value)
     questions: dict[str, benchmarks.Question] = {}
     for row, record in enumerate(reading.read_json_lines(path)):
         fields = [

@@ -16,7 +16,7 @@ import sys
 from absl import app, flags
 from tqdm import tqdm
 
-from cotdistill_jax import command
+from cotdistill_jax import command, files
 from cotdistill_jax.checkpoints import conversion, hub
 
 _NAME = flags.DEFINE_string(
@@ -68,7 +68,7 @@ def main(argv: list[str]) -> None:
     else:
         folder, source = pathlib.Path(_SOURCE_DIR.value), _SOURCE_DIR.value
     if _OUTPUT_DIR.value is not None:
-        target = pathlib.Path(_OUTPUT_DIR.value)
+        target = files.local_path(_OUTPUT_DIR.value, "fetch", "fetched weights")
         copy(folder, target)
         folder = target
     weights = conversion.open_weights(os.fspath(folder))

@@ -9,7 +9,6 @@ before anything in them is loaded, and loaded record by record. The same command
 """
 
 import os
-import pathlib
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 from absl import app, flags
 from tqdm import tqdm
 
-from cotdistill_jax import answers, command, teacher
+from cotdistill_jax import answers, command, files, teacher
 from cotdistill_jax.answers import labelling
 from cotdistill_jax.files import file_sha256, write_json_atomically
 from cotdistill_jax.teacher import (
@@ -55,7 +54,7 @@ _REPORT_NAME = "import.json"
 
 def import_records(
     questions: Iterable[list[teacher.TeacherRecord]],
-    folder: pathlib.Path,
+    folder: files.Path,
     config: dict[str, Any],
     inputs: dict[str, str],
     source: Any,
@@ -85,7 +84,7 @@ def import_records(
     return {"counts": counts, "statistics": [each.report() for each in statistics]}
 
 
-def import_pickles(folder: pathlib.Path, output: pathlib.Path) -> dict[str, Any]:
+def import_pickles(folder: files.Path, output: files.Path) -> dict[str, Any]:
     """Imports what a folder of released pickles holds."""
     found = [
         samples
@@ -144,7 +143,7 @@ def import_pickles(folder: pathlib.Path, output: pathlib.Path) -> dict[str, Any]
 
 
 def import_aligned(
-    samples: seed_pickles.SeedSamples, folder: pathlib.Path, num_samples: int
+    samples: seed_pickles.SeedSamples, folder: files.Path, num_samples: int
 ) -> dict[str, Any]:
     """Imports the seed's own alignment; returns counts."""
     used = ("codex_questions", "codex_answers")
@@ -170,7 +169,7 @@ def import_aligned(
     }
 
 
-def import_transcript(path: pathlib.Path, output: pathlib.Path) -> dict[str, Any]:
+def import_transcript(path: files.Path, output: files.Path) -> dict[str, Any]:
     """Imports a transcript."""
     name = f"{_FLAVOUR.value}_records"
     with tqdm(
@@ -253,8 +252,8 @@ def main(argv: list[str]) -> None:
             "a transcript has no released labels; choose an answer rule as --label_rule"
         )
     source, output = (
-        pathlib.Path(_PROCESSED_DATA.value or str(_TRANSCRIPT.value)),
-        pathlib.Path(_OUTPUT_DIR.value),
+        files.as_path(_PROCESSED_DATA.value or str(_TRANSCRIPT.value)),
+        files.as_path(_OUTPUT_DIR.value),
     )
     try:
         report = (import_transcript if _TRANSCRIPT.value else import_pickles)(source, output)

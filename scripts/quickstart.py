@@ -47,7 +47,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the endpoint ends too
     start = time.monotonic()
-    output = pathlib.Path(_OUTPUT.value).absolute()
+    output = files.local_path(_OUTPUT.value, "quickstart", "its output").absolute()
     corpora, run, evaluation = output / "corpora", output / "run", output / "evaluation"
     files.refuse_pattern(os.fspath(run), "quickstart", "run folder", "Orbax")
     os.environ["COTDISTILL_TFDS_DIR"] = os.fspath(corpora)

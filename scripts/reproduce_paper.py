@@ -67,12 +67,17 @@ _TINY = ("num_examples=2", "max_new_tokens=8")
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
-    size, release = _SIZE.value, pathlib.Path(_RELEASE.value).absolute()
+    size, release = (
+        _SIZE.value,
+        files.local_path(_RELEASE.value, "reproduce", "the release").absolute(),
+    )
     if not release.is_dir():
         raise FileNotFoundError(
             f"reproduce_paper: no folder {release}. Download the original's processed_data (its README has the link) and name it"
         )
-    output = pathlib.Path(_OUTPUT.value or f"runs/paper_{size}").absolute()
+    output = files.local_path(
+        _OUTPUT.value or f"runs/paper_{size}", "reproduce", "its output"
+    ).absolute()
     said = _DATA_DIR.value or os.environ.get("COTDISTILL_DATA_DIR", "data")
     data = pathlib.Path(said).absolute()
     run, weights = output / "run", _WEIGHTS.value or SIZES[size]

@@ -13,11 +13,10 @@ questions.
 
 import argparse
 import json
-import pathlib
 from collections.abc import Mapping, Sequence
 
 import cotdistill_jax
-from cotdistill_jax import command, inference
+from cotdistill_jax import command, files, inference
 from cotdistill_jax.files import file_sha256, write_json_atomically
 from cotdistill_jax.inference import (
     Prediction,
@@ -73,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--verifier", required=True, help="run or Hugging Face folder of a trained verifier")
     add("--predictions", required=True, nargs="+", help="files of drawn samples")
     add("--greedy", nargs="+", help="files of greedy predictions for the same questions")
-    add("--output_dir", required=True, type=pathlib.Path, help="made where missing")
+    add("--output_dir", required=True, type=files.as_path, help="made where missing")
     add("--vocab", help="SentencePiece model, where the verifier's folder has none")
     add("--batch_size", type=int, default=64)
     return parser
@@ -123,7 +122,7 @@ def _print_comparisons(
 
 
 def _write_manifest(
-    folder: pathlib.Path,
+    folder: files.Path,
     flags: argparse.Namespace,
     num_samples: int,
     areas: Mapping[str, float | None],

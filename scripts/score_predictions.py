@@ -7,13 +7,12 @@ skipped. The texts are shown to the checkpoint that wrote them (`inspection/stud
 """
 
 import argparse
-import pathlib
 import sys
 from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from cotdistill_jax import checkpoints, command, inference, teacher
+from cotdistill_jax import checkpoints, command, files, inference, teacher
 from cotdistill_jax.inference import prompts, selection
 from cotdistill_jax.inspection import student
 from cotdistill_jax.report import predictions_table, run_files
@@ -41,16 +40,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(str(error.args[0]))
 
 
-def _checkpoint(run: run_files.Run, evaluation: run_files.Evaluation) -> pathlib.Path:
+def _checkpoint(run: run_files.Run, evaluation: run_files.Evaluation) -> files.Path:
     """Returns the checkpoint of an evaluation: in the run itself, or where `results.json` says."""
     own = run.training / f"checkpoint_{evaluation.step}" if run.training else None
-    return own if own and own.exists() else pathlib.Path(evaluation.checkpoint)
+    return own if own and own.exists() else files.as_path(evaluation.checkpoint)
 
 
 def _score_file(
     model: checkpoints.Model,
-    file: pathlib.Path,
-    folder: pathlib.Path,
+    file: files.Path,
+    folder: files.Path,
     flags: argparse.Namespace,
 ) -> None:
     predictions = inference.read_predictions(file)

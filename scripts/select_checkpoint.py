@@ -11,7 +11,6 @@ elsewhere); the plot shows test sets.
 
 import argparse
 import functools
-import pathlib
 from collections.abc import Sequence
 
 from cotdistill_jax import command, files
@@ -27,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("--results", required=True, nargs="+", help="evaluation folders, folders of such, or globs")
     add("--steps", help="only these checkpoints, such as 100,200")
-    add("--output_dir", required=True, type=pathlib.Path, help="made where missing")
+    add("--output_dir", required=True, type=files.as_path, help="made where missing")
     add("--theme", choices=sorted(figures.THEMES), default="light", help="of the plot")
     flags = parser.parse_args(arguments)
     evaluations = _read(flags.results, flags.steps)

@@ -184,8 +184,9 @@ def test_compilations_are_few():
 
 def _num_compiled() -> int:
     functions = (
-        *(getattr(continuous, name) for name in ("_advance", "_empty", "_encode", "_fit", "_keys", "_place")),
-        decoding.prepare,
+        *(getattr(continuous, name) for name in ("_advance", "_empty", "_encode", "_fit", "_keys", "_place", "_results")),
+        token_step._layer,
+        token_step._output,
     )  # fmt: skip
     return sum(function._cache_size() for function in functions)
 

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Sequence
 import tqdm
 
 import cotdistill_jax
+from cotdistill_jax import files
 from cotdistill_jax.benchmarks.sources import SOURCES, Source
 from cotdistill_jax.files import file_sha256, write_json_atomically
 from cotdistill_jax.teacher.shards import MANIFEST_NAME
@@ -65,7 +66,8 @@ def fetch(
       DownloadError: some files could not be fetched, or other files are in their place; the message lists
         each with its reason. The rest is in place, and running again fetches the missing ones only.
     """
-    sources, folder = tuple(sources), pathlib.Path(data_dir)
+    sources = tuple(sources)
+    folder = files.local_path(data_dir, "download", "the benchmark files")
     if source_dir is not None and not os.path.isdir(source_dir):
         raise FileNotFoundError(f"download: there is no source folder {os.fspath(source_dir)}")
     outcomes, failures, num_bytes = {}, [], 0

@@ -158,7 +158,7 @@ def open_params(
         scaled = False
     shared = tensors.get("shared.weight")
     if shared is not None:
-        head = tensors.setdefault("lm_head.weight", shared)
+        head: Any = tensors.setdefault("lm_head.weight", shared)
         if scaled and head is not shared and not np.array_equal(head, shared):
             raise ValueError(
                 f"checkpoints: {folder} holds an lm_head.weight of its own, but config.json has scaled outputs "

@@ -14,7 +14,7 @@ from typing import Any
 from flax import traverse_util
 
 from cotdistill_jax import files, network
-from cotdistill_jax.checkpoints import conversion, hub, t5x_legacy, train_state
+from cotdistill_jax.checkpoints import conversion, hub, stored, t5x_legacy, train_state
 from cotdistill_jax.files import file_sha256
 
 _CACHE = "~/.cache/cotdistill_jax/weights"
@@ -25,7 +25,7 @@ _FREE = ("dropout_rate", "dtype", "scan_layers", "remat", "attention_block")
 def read(
     path: str, config: network.T5Config, vocabulary_file: files.AnyPath
 ) -> tuple[dict[str, Any], str]:
-    """Returns the parameters at a path, and a sentence on what was taken over.
+    """Returns the parameters at a path, `StoredArray`s that `placement.place` reads, and a sentence on what was taken over.
 
     Args:
       path: a Hugging Face folder, a run folder or a `checkpoint_N` in it, or a T5X checkpoint, legacy or Orbax,
@@ -37,14 +37,16 @@ def read(
       FileNotFoundError: nothing of the kind is there.
       ValueError: it holds another network or vocabulary; the message lists what differs.
     """
-    weights = conversion.load(files.expand_home(path))  # a gin file may say `~`
+    weights = conversion.open_weights(files.expand_home(path))  # a gin file may say `~`
     faults = _differing(weights.config, config)
     theirs = weights.vocabulary_file
     if theirs is not None and file_sha256(theirs) != file_sha256(vocabulary_file):
         faults.append(f"{theirs} is another vocabulary than {vocabulary_file}")
     if faults:
         raise ValueError(_misfit(path, faults))
-    params = network.stack_layers(weights.params) if config.scan_layers else weights.params
+    params = weights.params
+    if config.scan_layers:
+        params = network.stack_layers(params, stored.stack)
     unknown = (
         "" if theirs else "; no spiece.model lies beside them: the vocabulary was not compared"
     )

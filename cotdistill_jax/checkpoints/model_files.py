@@ -36,7 +36,7 @@ class Model:
 
     Attributes:
       config: dimensions of the network.
-      params: nested dict of float32 arrays, the collection "params".
+      params: nested dict of float32 arrays, the collection "params"; NumPy's, or `StoredArray`s where they are still to be read.
       vocabulary_file: SentencePiece model; its sha256 was compared with the one in `model.json`.
       extra_ids: sentinel ids above the SentencePiece pieces (100 for T5, 0 for the embedded vocabulary).
       step: training step of the parameters.

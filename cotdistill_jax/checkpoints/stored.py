@@ -1,7 +1,7 @@
 """Arrays that stay on disk or in a bucket until they are asked for, and the folders that they lie in.
 
 A tree of `StoredArray`s has the names and shapes of a checkpoint and none of its bytes: whoever goes through it leaf by
-leaf needs memory for one tensor, however large the model. Folders are local or `gs://`; both are read through
+leaf needs memory for one tensor, however large the model, and whoever holds a part of each tensor (`placement`) reads no more. Folders are local or `gs://`; both are read through
 TensorStore, which has its own Google Cloud Storage client, so that no further package is needed.
 """
 
@@ -9,7 +9,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,43 +18,91 @@ import tensorstore as ts
 
 from cotdistill_jax import files
 
+Index = tuple[slice, ...]
+"""A part of an array: slices of step 1 along its first axes; `()` is all of it."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StoredArray:
-    """An array that is read anew each time it is asked for: `np.asarray(stored)`.
+    """An array that is read anew each time it is asked for: whole by `np.asarray(stored)`, a part by `stored[index]`.
 
     Attributes:
       shape: its shape.
       dtype: its element type.
-      read: returns it.
+      read: returns a part of it.
+      part_of: the stored array that it is a part of, and its place along axis 0 there; None: stored by itself.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype
-    read: Callable[[], np.ndarray]
+    read: Callable[[Index], np.ndarray]
+    part_of: tuple["StoredArray", int] | None = None
+
+    @property
+    def T(self) -> "StoredArray":  # NumPy's name
+        """The transposed matrix."""
+        return StoredArray(self.shape[::-1], self.dtype, functools.partial(_read_transposed, self))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """Returns the array, for NumPy; `copy` makes no difference, as nothing is shared."""
-        return self.read().astype(dtype or self.dtype, copy=False)
+        return self.read(()).astype(dtype or self.dtype, copy=False)
+
+    def __getitem__(self, index: Index) -> np.ndarray:
+        """Returns a part of the array."""
+        return self.read(index).astype(self.dtype, copy=False)
 
     def __iter__(self) -> Iterator["StoredArray"]:
         """Yields the parts along axis 0, for `network.unstack_layers`.
 
-        Parts that are asked for one after the other cost one reading of the whole array.
+        Whole parts that are asked for one after the other cost one reading of the whole array.
         """
-        for index in range(self.shape[0]):
-            part = functools.partial(_part, self, index)
-            yield StoredArray(self.shape[1:], self.dtype, part)
+        for place in range(self.shape[0]):
+            read = functools.partial(_read_part, self, place)
+            yield StoredArray(self.shape[1:], self.dtype, read, (self, place))
 
 
 @functools.lru_cache(maxsize=1)
 def _whole(array: StoredArray) -> np.ndarray:
-    return array.read()
+    return array.read(())
 
 
-def _part(array: StoredArray, index: int) -> np.ndarray:
-    part: np.ndarray = _whole(array)[index]
-    return part
+def _read_part(array: StoredArray, place: int, index: Index) -> np.ndarray:
+    if not index:
+        part: np.ndarray = _whole(array)[place]
+        return part
+    return array.read((slice(place, place + 1), *index))[0]
+
+
+def _read_transposed(array: StoredArray, index: Index) -> np.ndarray:
+    rows, columns = (*index, slice(None), slice(None))[:2]
+    return array[columns, rows].T
+
+
+def stack(leaves: Sequence[Any]) -> StoredArray:
+    """Returns arrays of one shape, NumPy's or stored, as one with a new axis 0; reads one of them at a time.
+
+    The parts of a stored array, all and in order, give that array.
+    """
+    first = leaves[0]
+    whole = getattr(first, "part_of", None)
+    if whole and whole[0].shape[0] == len(leaves):
+        places = [getattr(leaf, "part_of", None) for leaf in leaves]
+        if places == [(whole[0], place) for place in range(len(leaves))]:
+            stored: StoredArray = whole[0]
+            return stored
+    shape = (len(leaves), *first.shape)
+    return StoredArray(shape, np.dtype(first.dtype), functools.partial(_read_stacked, leaves))
+
+
+def _read_stacked(leaves: Sequence[Any], index: Index) -> np.ndarray:
+    chosen = leaves[index[0]] if index else leaves
+    parts = (leaf[index[1:]] for leaf in chosen)
+    first = next(parts)
+    read = np.empty((len(chosen), *first.shape), first.dtype)
+    read[0] = first
+    for place, part in enumerate(parts, 1):
+        read[place] = part
+    return read
 
 
 def as_float32(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,7 +110,7 @@ def as_float32(tree: Mapping[str, Any]) -> dict[str, Any]:
 
     def cast(leaf: Any) -> StoredArray:
         dtype = np.dtype(np.float32)
-        return StoredArray(tuple(leaf.shape), dtype, functools.partial(np.asarray, leaf, dtype))
+        return StoredArray(tuple(leaf.shape), dtype, lambda index: np.asarray(leaf[index], dtype))
 
     found: dict[str, Any] = jax.tree.map(cast, dict(tree))
     return found
@@ -136,8 +184,8 @@ def open_arrays(specs: Mapping[str, Mapping[str, Any]], where: str) -> dict[str,
     }
 
 
-def _read(array: ts.TensorStore, name: str, where: str) -> np.ndarray:
-    read: np.ndarray | None = _wait(array.read(), name, where)
+def _read(array: ts.TensorStore, name: str, where: str, index: Index) -> np.ndarray:
+    read: np.ndarray | None = _wait(array[index].read(), name, where)
     if read is None:
         raise ValueError(_damaged(name, where, "a file of its data is missing"))
     return read

@@ -1,10 +1,11 @@
 """The files of a Hugging Face folder that hold tensors: safetensors, whole or in shards, and PyTorch's own of every age.
 
-`read` maps safetensors into memory, so that tensors cost none until they are used; PyTorch's files are read by its restricted unpickler,
-where PyTorch is installed. `write` takes one tensor after the other.
+`read` maps safetensors and PyTorch's newer files into memory, so that tensors cost none until they are used; PyTorch's are read by its
+restricted unpickler, where PyTorch is installed. `write` takes one tensor after the other.
 """
 
 import contextlib
+import functools
 import json
 import pathlib
 import pickle
@@ -17,9 +18,10 @@ import ml_dtypes
 import numpy as np
 
 from cotdistill_jax import files
+from cotdistill_jax.checkpoints.stored import Index, StoredArray
 from cotdistill_jax.files import write_json_atomically
 
-Tensors = dict[str, np.ndarray]
+Tensors = dict[str, Any]  # NumPy's arrays or `StoredArray`s
 
 _DTYPES = {
     "F64": np.dtype("<f8"),
@@ -157,13 +159,24 @@ def _read_pickle(path: pathlib.Path) -> Tensors:
 
 
 def _as_arrays(loaded: Mapping[str, Any]) -> Tensors:
-    """Returns PyTorch's tensors as float32 arrays; names of one tensor share one array."""
-    arrays: dict[int, np.ndarray] = {}
-    for tensor in loaded.values():
-        key = tensor.data_ptr()
-        if key not in arrays or arrays[key].shape != tuple(tensor.shape):
-            arrays[key] = tensor.detach().float().numpy()
-    return {name: arrays[tensor.data_ptr()] for name, tensor in loaded.items()}
+    """Returns PyTorch's tensors as arrays that are read as float32; names of one tensor share one array."""
+    arrays: dict[tuple[Any, ...], StoredArray] = {}
+    return {
+        name: arrays.setdefault(
+            (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype),
+            StoredArray(
+                tuple(tensor.shape),
+                np.dtype(np.float32),
+                functools.partial(_read_tensor, tensor.detach()),
+            ),
+        )
+        for name, tensor in loaded.items()
+    }
+
+
+def _read_tensor(tensor: Any, index: Index) -> np.ndarray:
+    part: np.ndarray = tensor[index].float().numpy()
+    return part
 
 
 def write(

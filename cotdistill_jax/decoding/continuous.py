@@ -5,8 +5,12 @@ their places; the others go on where they are. A step reads no more of the cache
 prompts are done, the source positions are cut to the next shorter bucket, and the ring of produced tokens starts short and
 follows the longest text in progress. Shapes, and so compilations, are few: one loop per bucket and per length of the
 ring, one encoder per bucket.
+
+On a mesh the rows are split over its data axes, also over several processes. Which row goes to which prompt is decided on
+the host, by every process alike: from what all of them hold whole.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -14,8 +18,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cotdistill_jax import network
+from cotdistill_jax import network, partitioning
 from cotdistill_jax.decoding import loop
 from cotdistill_jax.decoding import step as token_step
 from cotdistill_jax.decoding.choosers import Chooser, most_likely
@@ -64,6 +69,7 @@ def generate(
     eos_id: int = EOS_ID,
     weights: str = FLOAT,
     before_round: Callable[[], None] = lambda: None,
+    mesh: Mesh | None = None,
 ) -> list[Completion]:
     """Returns one completion per prompt, in the order of the prompts; arguments as in `stream`."""
     answers = stream(
@@ -77,6 +83,7 @@ def generate(
         eos_id=eos_id,
         weights=weights,
         before_round=before_round,
+        mesh=mesh,
     )
     completions = {answer.prompt: answer.completion for answer in answers}
     return [completions[index] for index in range(len(prompts))]
@@ -96,6 +103,7 @@ def stream(
     eos_id: int = EOS_ID,
     weights: str = FLOAT,
     before_round: Callable[[], None] = lambda: None,
+    mesh: Mesh | None = None,
 ) -> Iterator[Answer]:
     """Yields every completion as soon as it is known; what it is does not depend on the batch.
 
@@ -112,9 +120,11 @@ def stream(
         eos_id: The token that ends a completion.
         weights: A name in `WEIGHT_KINDS`; with prepared parameters the kind that they were prepared as.
         before_round: Called before prompts are admitted and decoded, again and again; may raise to end it.
+        mesh: Where the parameters are, over one process or several, which then call this alike and all get every answer;
+            None: on one device.
 
     Raises:
-        ValueError: If a prompt is empty, or the batch is smaller than `num_samples`.
+        ValueError: If a prompt is empty, the batch is smaller than `num_samples`, or the mesh does not divide it.
     """
     empty = [index for index, prompt in enumerate(prompts) if not len(prompt)]
     if empty:
@@ -124,11 +134,15 @@ def stream(
             f"decoding: batch_size {batch_size} is less than num_samples {num_samples}; samples of a prompt start "
             "together, so raise batch_size"
         )
+    if mesh is not None:
+        partitioning.check_mesh(mesh, config, batch_size)
     key = jax.random.key(0) if key is None else key
+    if mesh is not None:
+        key = jax.jit(lambda key: key, out_shardings=partitioning.replicated(mesh))(key)
     waiting = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     prepared = params if isinstance(params, Weights) else prepare(config, params, weights)
     dynamic = weights == INT8_DYNAMIC
-    rows = _Rows(config, prepared, batch_size, max_decode_len, num_samples, top_k, dynamic)
+    rows = _Rows(config, prepared, batch_size, max_decode_len, num_samples, top_k, dynamic, mesh)
     while waiting or rows.owners:
         before_round()
         rows.admit(prompts, waiting, key)
@@ -166,14 +180,19 @@ class _Rows:
         num_samples: int,
         top_k: int,
         dynamic: bool,
+        mesh: Mesh | None,
     ) -> None:
         self.owners: dict[int, _Owner] = {}
+        self._mesh = mesh
         self._config, self._weights, self._dynamic = config, weights, dynamic
         self._batch_size, self._max_decode_len, self._top_k = batch_size, max_decode_len, top_k
         self._num_samples = num_samples
-        self._num_prompts = max(1, batch_size // 8 // num_samples)  # admitted at a time
+        rows = 1 if mesh is None else partitioning.num_row_shards(mesh)
+        at_a_time = -(-max(1, batch_size // 8 // num_samples) // rows) * rows
+        self._num_prompts = min(at_a_time, batch_size // num_samples)
         self._num_rows = self._num_prompts * num_samples
         self._state: State | None = None
+        self._lengths = np.zeros(batch_size, np.int32)
 
     def admit(self, prompts: Sequence[Sequence[int]], waiting: list[int], key: Array) -> None:
         """Hands free rows to the longest waiting prompts, which leave the list."""
@@ -184,16 +203,17 @@ class _Rows:
             samples = [(index, sample) for index in coming for sample in range(self._num_samples)]
             for row, (index, sample) in zip(rows, samples, strict=False):
                 self.owners[row] = _Owner(index, sample, len(prompts[index]))
+                self._lengths[row] = 0
             tokens = _pad([prompts[index] for index in coming], self._num_prompts)
             unused = [(0, 0)] * (self._num_rows - len(samples))
             keys = _keys(key, np.asarray(samples + unused, np.int32))
-            source = _encode(self._config, self._weights, tokens)
+            source = _encode(self._config, self._weights, tokens, self._mesh)
             if self._state is None:
                 most = self._max_decode_len
                 sizes = (self._batch_size, tokens.shape[1], most, self._top_k, _ring(1, most, most))
-                self._state = _empty(self._config, *sizes)
+                self._state = _empty(self._config, *sizes, self._mesh)
             self._state = _place(
-                self._state, np.asarray(rows), tokens, source, keys, self._num_samples
+                self._state, np.asarray(rows), tokens, source, keys, self._num_samples, self._mesh
             )
 
     def advance(self, more_wait: bool, chooser: Chooser, eos_id: int) -> None:
@@ -201,23 +221,15 @@ class _Rows:
         until = np.int32(self._num_rows if more_wait else self._batch_size)
         state = self._fitting()
         self._state = _advance(
-            self._config, self._weights, state, until, chooser, eos_id, self._dynamic
+            self._config, self._weights, state, until, chooser, eos_id, self._dynamic, self._mesh
         )
 
     def take_finished(self, eos_id: int) -> Iterator[Answer]:
         """Yields and frees the rows that have ended."""
         assert self._state is not None
-        state = self._state
-        finished, length, tokens, log_probs, top_ids, top_log_probs = jax.device_get(
-            (
-                state.finished,
-                state.length,
-                state.tokens,
-                state.log_probs,
-                state.top_ids,
-                state.top_log_probs,
-            )
-        )
+        found = jax.device_get(_results(self._state, self._mesh))
+        finished, length, tokens, log_probs, top_ids, top_log_probs = found
+        self._lengths = np.array(length)
         for row in [row for row in self.owners if finished[row]]:
             owner, end = self.owners.pop(row), int(length[row])
             completion = Completion(
@@ -234,11 +246,11 @@ class _Rows:
         assert self._state is not None
         state = self._state
         length = bucket_length(max(owner.source_length for owner in self.owners.values()))
-        produced = np.asarray(state.length)[list(self.owners)]
+        produced = self._lengths[list(self.owners)]
         num_slots = _ring(int(produced.max()) + 1, state.cache.num_slots, self._max_decode_len)
         if (length, num_slots) == (state.inputs.shape[1], state.cache.num_slots):
             return state
-        return _fit(state, length, num_slots)
+        return _fit(state, length, num_slots, self._mesh)
 
 
 def _ring(needed: int, current: int, most: int) -> int:
@@ -265,12 +277,58 @@ def _keys(key: Array, samples: Array) -> Array:
     return jax.vmap(lambda pair: fold(fold(key, pair[0]), pair[1]))(samples)
 
 
-_encode = jax.jit(token_step.encode, static_argnames=("config",))
+def _constrained(mesh: Mesh | None) -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext() if mesh is None else partitioning.constrained_activations(mesh)
+
+
+def _laid_out(state: State, mesh: Mesh | None) -> State:
+    """Returns the state with its rows split over the data axes of a mesh, and its heads over `model`."""
+    if mesh is None:
+        return state
+
+    def laid_out(leaf: Array) -> Array:
+        axes = (partitioning.BATCH_AXES, "model") if leaf.ndim == 4 else (partitioning.BATCH_AXES,)
+        spec = PartitionSpec(*axes[: leaf.ndim])
+        return jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, spec))
+
+    return jax.tree.map(laid_out, state)
+
+
+@functools.partial(jax.jit, static_argnames=("mesh",))
+def _results(state: State, mesh: Mesh | None) -> tuple[Array, ...]:
+    """Returns what the host reads of a state, in every process whole."""
+    found = (
+        state.finished,
+        state.length,
+        state.tokens,
+        state.log_probs,
+        state.top_ids,
+        state.top_log_probs,
+    )
+    if mesh is None:
+        return found
+    return jax.lax.with_sharding_constraint(found, partitioning.replicated(mesh))
+
+
+@functools.partial(jax.jit, static_argnames=("config", "mesh"))
+def _encode(
+    config: network.T5Config, weights: Weights, tokens: Array, mesh: Mesh | None
+) -> list[KeysValues]:
+    with _constrained(mesh):
+        return token_step.encode(config, weights, tokens)
 
 
 @functools.partial(
     jax.jit,
-    static_argnames=("config", "batch_size", "length", "max_decode_len", "top_k", "num_slots"),
+    static_argnames=(
+        "config",
+        "batch_size",
+        "length",
+        "max_decode_len",
+        "top_k",
+        "num_slots",
+        "mesh",
+    ),
 )
 def _empty(
     config: network.T5Config,
@@ -279,6 +337,7 @@ def _empty(
     max_decode_len: int,
     top_k: int,
     num_slots: int,
+    mesh: Mesh | None,
 ) -> State:
     """Returns a state of finished rows."""
     inputs = jnp.full((batch_size, length), PAD_ID, jnp.int32)
@@ -287,10 +346,10 @@ def _empty(
     cache = token_step.empty_cache(config, source, num_slots)
     keys = jax.random.split(jax.random.key(0), batch_size)
     finished = jnp.ones((batch_size,), bool)
-    return loop.blank(inputs, keys, finished, max_decode_len, top_k, cache)
+    return _laid_out(loop.blank(inputs, keys, finished, max_decode_len, top_k, cache), mesh)
 
 
-@functools.partial(jax.jit, static_argnames=("num_samples",), donate_argnames=("state",))
+@functools.partial(jax.jit, static_argnames=("num_samples", "mesh"), donate_argnames=("state",))
 def _place(
     state: State,
     rows: Array,
@@ -298,6 +357,7 @@ def _place(
     source: list[KeysValues],
     keys: Array,
     num_samples: int,
+    mesh: Mesh | None,
 ) -> State:
     """Returns the state with new prompts in some rows.
 
@@ -308,6 +368,7 @@ def _place(
         source: From `_encode` of these tokens.
         keys: Random keys [rows].
         num_samples: Adjacent rows that share a prompt.
+        mesh: As in `stream`.
     """
 
     def placed(old: Array, new: Array) -> Array:
@@ -328,11 +389,12 @@ def _place(
     finished = jnp.all(inputs == PAD_ID, axis=-1)
     _, most, top_k = state.top_ids.shape
     fresh = loop.blank(inputs, keys, finished, most, top_k, cache)
-    return State._make((*jax.tree.map(placed, state[:-1], fresh[:-1]), cache))
+    filled = State._make((*jax.tree.map(placed, state[:-1], fresh[:-1]), cache))
+    return _laid_out(filled, mesh)
 
 
-@functools.partial(jax.jit, static_argnames=("length", "num_slots"))
-def _fit(state: State, length: int, num_slots: int) -> State:
+@functools.partial(jax.jit, static_argnames=("length", "num_slots", "mesh"))
+def _fit(state: State, length: int, num_slots: int, mesh: Mesh | None) -> State:
     """Returns the state with the first `length` source positions and a ring of the newest `num_slots` tokens."""
     cache = state.cache
     newest = cache.clock - 1
@@ -342,11 +404,25 @@ def _fit(state: State, length: int, num_slots: int) -> State:
         own=jax.tree.map(lambda leaf: leaf[:, :, slots], cache.own),
         source=jax.tree.map(lambda leaf: leaf[:, :, :length], cache.source),
     )
-    return state._replace(inputs=state.inputs[:, :length], cache=cache)
+    return _laid_out(state._replace(inputs=state.inputs[:, :length], cache=cache), mesh)
 
 
-_advance = jax.jit(
-    loop.advance,
-    static_argnames=("config", "chooser", "eos_id", "dynamic"),
+@functools.partial(
+    jax.jit,
+    static_argnames=("config", "chooser", "eos_id", "dynamic", "mesh"),
     donate_argnames=("state",),
 )
+def _advance(
+    config: network.T5Config,
+    weights: Weights,
+    state: State,
+    until: Array,
+    chooser: Chooser,
+    eos_id: int,
+    dynamic: bool,
+    mesh: Mesh | None,
+) -> State:
+    """Returns `loop.advance`'s state."""
+    with _constrained(mesh):
+        advanced = loop.advance(config, weights, state, until, chooser, eos_id, dynamic)
+    return _laid_out(advanced, mesh)

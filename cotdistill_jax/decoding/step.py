@@ -83,14 +83,17 @@ class Cache(NamedTuple):
         return self.own[0][0].shape[2]
 
 
-@functools.partial(jax.jit, static_argnames=("config", "kind"))
-def prepare(config: network.T5Config, params: Params, kind: str = FLOAT) -> Weights:
-    """Returns the weights for decoding.
+def prepare(
+    config: network.T5Config, params: Params, kind: str = FLOAT, *, consume: bool = False
+) -> Weights:
+    """Returns the weights for decoding, layer by layer.
 
     Args:
         config: Dimensions of the network.
         params: Its parameter tree.
         kind: A name in `WEIGHT_KINDS`.
+        consume: Whether the decoder's layers are taken out of `params`, nested dicts then, as they are laid out, so that memory
+            for one layer comes on top of the parameters.
 
     Raises:
         ValueError: Unknown kind, or scanned layers.
@@ -102,29 +105,36 @@ def prepare(config: network.T5Config, params: Params, kind: str = FLOAT) -> Weig
             "decoding: scanned layers do not decode; use network.unstack_layers(params) and a config with "
             "scan_layers=False"
         )
-    decoder = params["decoder"]
-    names = [f"layers_{number}" for number in range(config.num_decoder_layers)]
-    start: dict[str, Any] = {"token_embedder": params["token_embedder"]}
-    start["encoder"] = params["encoder"]
-    start["decoder"] = {
-        name: {_CROSS: {part: decoder[name][_CROSS][part] for part in ("key", "value")}}
-        for name in names
+    decoder: Any = params["decoder"]
+    if not consume:
+        decoder = dict(decoder)
+    start: dict[str, Any] = {
+        "token_embedder": params["token_embedder"],
+        "encoder": params["encoder"],
+        "decoder": {},
     }
-    into = functools.partial(_kernel, dtype=config.dtype, kind=kind)
-    step: dict[str, Any] = {name: _layer(config, decoder[name], into) for name in names}
-    step["relpos_bias"] = decoder["relpos_bias"]
+    step: dict[str, Any] = {"relpos_bias": decoder["relpos_bias"]}
     step["decoder_norm"] = decoder["decoder_norm"]["scale"]
+    for name in (f"layers_{number}" for number in range(config.num_decoder_layers)):
+        layer = decoder.pop(name)
+        cross = layer[_CROSS]
+        start["decoder"][name] = {_CROSS: {part: cross[part] for part in ("key", "value")}}
+        step[name] = _layer(config, layer, kind)
+        if consume:  # else the next layers would be laid out before this one is gone
+            jax.block_until_ready(step[name])
     output = (
         params["token_embedder"]["embedding"].T
         if config.logits_via_embedding
-        else decoder["logits_dense"]["kernel"]
+        else decoder.pop("logits_dense")["kernel"]
     )
-    step["logits"] = into([output], dtype=jnp.float32)
-    return Weights(start, step)
+    step["logits"] = _output(output, kind)
+    return jax.tree.map(jnp.asarray, Weights(start, step))
 
 
-def _layer(config: network.T5Config, layer: Params, into: Any) -> dict[str, Any]:
-    """Returns the weights of one decoder layer; `into` makes a kernel of [inputs, features] kernels."""
+@functools.partial(jax.jit, static_argnames=("config", "kind"))
+def _layer(config: network.T5Config, layer: Params, kind: str) -> dict[str, Any]:
+    """Returns the weights of one decoder layer."""
+    into = functools.partial(_kernel, dtype=config.dtype, kind=kind)
     own, cross, mlp = layer["self_attention"], layer[_CROSS], layer["mlp"]
     gated = len(config.mlp_activations) > 1
     inner = [f"wi_{number}" for number in range(len(config.mlp_activations))] if gated else ["wi"]
@@ -139,6 +149,12 @@ def _layer(config: network.T5Config, layer: Params, into: Any) -> dict[str, Any]
         "mlp_in": into([mlp[name]["kernel"] for name in inner]),
         "mlp_out": into([mlp["wo"]["kernel"]]),
     }
+
+
+@functools.partial(jax.jit, static_argnames=("kind",))
+def _output(kernel: Array, kind: str) -> Array | Int8Kernel:
+    """Returns the weights of the output layer, of its kernel [D, V]."""
+    return _kernel([kernel], jnp.float32, kind)
 
 
 def _kernel(kernels: list[Array], dtype: Any, kind: str) -> Array | Int8Kernel:

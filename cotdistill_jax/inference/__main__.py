@@ -5,22 +5,26 @@
 
 With --num_samples=8 eight texts are drawn per question, and the results are those of voting among 1, 2, 4 and 8 of them.
 Run the same command again to go on after an interruption; finished checkpoints are skipped. Compiled programs are kept for
-the next call (--compilation_cache_dir).
+the next call (--compilation_cache_dir). With --multihost every host of a pod or cluster runs this command: the model is split
+over all devices, and the first host writes the files.
 """
 
 import argparse
+import functools
+import math
 import os
 from collections.abc import Sequence
 
 import jax
 
-from cotdistill_jax import command, decoding, files, partitioning
+from cotdistill_jax import checkpoints, command, decoding, files, partitioning
 from cotdistill_jax.inference import (
     evaluation,
     generation,
     lengths,
     manifest,
     planning,
+    processes,
     prompts,
     results,
     selection,
@@ -33,35 +37,51 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if flags.compilation_cache_dir:
         folder = os.path.expanduser(flags.compilation_cache_dir)
         jax.config.update("jax_compilation_cache_dir", folder)
+    processes.start(
+        flags.multihost, flags.coordinator_address, flags.process_count, flags.process_index
+    )
     sampling = None
     if flags.num_samples is not None:
         sampling = planning.Sampling(
             flags.num_samples, flags.temperature, flags.top_k, flags.top_p, flags.seed
         )
-    parts = planning.plan(
-        flags.benchmarks,
-        flags.prompt,
-        data_dir=flags.data_dir,
-        num_examples=flags.num_examples,
-        sampling=sampling,
+    parts = processes.together(
+        functools.partial(
+            planning.plan,
+            flags.benchmarks,
+            flags.prompt,
+            data_dir=flags.data_dir,
+            num_examples=flags.num_examples,
+            sampling=sampling,
+        )
     )
-    mesh = partitioning.make_mesh(flags.mesh) if flags.mesh else None
+    if flags.mesh:
+        partitioning.make_mesh(flags.mesh)  # refuses a shape before anything is read
     limits = {
         "max_input_tokens": flags.max_input_tokens,
         "max_new_tokens": flags.max_new_tokens,
         "on_long_prompt": flags.on_long_prompt,
         "weights": flags.weights,
     }
-    for chosen in selection.select(flags.checkpoint, flags.steps):
+    selected = processes.together(lambda: selection.select(flags.checkpoint, flags.steps))
+    names = [(chosen.path.name, chosen.step, str(chosen.folder)) for chosen in selected]
+    processes.check_same("checkpoints", names)
+    for chosen in selected:
         folder = flags.output_dir / chosen.folder
-        request = evaluation.request_settings(
-            manifest.folder_sha256(chosen.path), chosen.step, dtype=flags.dtype, **limits
-        )
-        if evaluation.is_finished(folder, request, parts):
-            found = results.read(folder)
+
+        def finished(chosen: selection.Selected = chosen, folder: files.Path = folder) -> bool:
+            checksum = manifest.folder_sha256(chosen.path)
+            request = evaluation.request_settings(
+                checksum, chosen.step, dtype=flags.dtype, **limits
+            )
+            return evaluation.is_finished(folder, request, parts)
+
+        if processes.first_for_all(finished):
+            found = results.read(folder) if processes.is_first() else []
             note = "finished before"
         else:
-            model = generation.with_dtype(selection.load(chosen, flags.vocab), flags.dtype)
+            opening = functools.partial(selection.open_model, chosen, flags.vocab)
+            model = generation.with_dtype(processes.together(opening), flags.dtype)
             found = evaluation.evaluate(
                 model,
                 flags.benchmarks,
@@ -71,11 +91,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 num_examples=flags.num_examples,
                 batch_size=flags.batch_size,
                 sampling=sampling,
-                mesh=mesh,
+                mesh=_mesh(flags.mesh, model, flags.batch_size),
                 **limits,
             )
             note = "done"
-        print(f"\n{chosen.path}: {note}, see {folder}\n{results.table(found)}", flush=True)
+        if processes.is_first():
+            print(f"\n{chosen.path}: {note}, see {folder}\n{results.table(found)}", flush=True)
+
+
+def _mesh(
+    shape: tuple[int, ...] | None, model: checkpoints.Model, batch_size: int
+) -> jax.sharding.Mesh | None:
+    """Returns the mesh to decode on; of several processes chosen and said where no shape is given, of one then none."""
+    if shape is None:
+        if jax.process_count() == 1:
+            return None
+        shape, why = partitioning.choose_shape(
+            len(jax.devices()),
+            model.config,
+            sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(model.params)),
+            batch_size,
+            1,
+            partitioning.device_memory(),
+            partitioning.WEIGHT_BYTES,
+        )
+        if processes.is_first():
+            print(
+                f"inference: --mesh={','.join(map(str, shape))} (data, fsdp, model) of {len(jax.devices())} devices of "
+                f"{jax.process_count()} processes: {why}",
+                flush=True,
+            )
+    return partitioning.make_mesh(shape)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -147,8 +193,16 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--mesh",
         type=_shape,
-        help="devices along data,model or data,fsdp,model; default: one device",
+        help="devices along data,model or data,fsdp,model; default: one device, of several processes all, as the model's size asks",
     )
+    add(
+        "--multihost",
+        action="store_true",
+        help="several processes that find each other (Cloud TPU, Slurm)",
+    )
+    add("--coordinator_address", help="host and port of process 0, where they do not")
+    add("--process_count", type=int, help="number of processes, with --coordinator_address")
+    add("--process_index", type=int, help="this process, from 0, with --coordinator_address")
     return parser
 
 

@@ -8,9 +8,13 @@
 
 A second call with the same arguments goes on where the first was interrupted and answers nothing twice; a call with
 other benchmarks or prompts, or more samples, adds to the folder; one with another model or other settings is refused.
+
+Several processes that share a mesh all call `evaluate`; the first reads and writes the files.
 """
 
+import contextlib
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +56,7 @@ def evaluate(
     weights: str = "float",
     progress: bool = True,
 ) -> list[scoring.Result]:
-    """Returns the results of a model, having written them to `output_dir`.
+    """Returns the results of a model, having written them to `output_dir`; of several processes only the first has any.
 
     With sampling there is one result per number of votes, called `<prompt>@1`, `<prompt>@2`, `<prompt>@4`, ...
 
@@ -79,22 +83,28 @@ def evaluate(
         OSError: a file cannot be written; what was written is kept.
     """
     # Imported here: prompts, scoring and rescoring must not need jax.
-    from cotdistill_jax.inference import generation
+    from cotdistill_jax.inference import generation, processes
 
-    parts = plan(
-        benchmarks,
-        prompts,
-        data_dir=data_dir,
-        num_examples=num_examples,
-        sampling=sampling,
-    )
-    vocabulary = Vocabulary(model.vocabulary_file)
-    fitted = [
-        lengths.fit(
-            part.prompt, part.questions, vocabulary.encode, max_input_tokens, on_long_prompt
+    def planned() -> tuple[list[Part], Vocabulary, list[list[lengths.FittedPrompt]]]:
+        parts = plan(
+            benchmarks,
+            prompts,
+            data_dir=data_dir,
+            num_examples=num_examples,
+            sampling=sampling,
         )
-        for part in parts
-    ]
+        vocabulary = Vocabulary(model.vocabulary_file)
+        fitted = [
+            lengths.fit(
+                part.prompt, part.questions, vocabulary.encode, max_input_tokens, on_long_prompt
+            )
+            for part in parts
+        ]
+        return parts, vocabulary, fitted
+
+    parts, vocabulary, fitted = processes.together(planned)
+    processes.check_same("questions or prompts", [part.settings for part in parts])
+    processes.check_same("vocabularies", vocabulary.sha256)
     generator = generation.Generator(
         model,
         batch_size=batch_size,
@@ -104,31 +114,40 @@ def evaluate(
         weights=weights,
     )
     folder = files.as_path(output_dir)
-    config = {
-        **request_settings(
-            _sha256(model),
-            model.step,
-            dtype=generation.dtype_name(model),
-            max_input_tokens=max_input_tokens,
-            max_new_tokens=max_new_tokens,
-            on_long_prompt=on_long_prompt,
-            weights=weights,
-        ),
-        "network": {k: v for k, v in dataclasses.asdict(model.config).items() if k != "dtype"},
-        "vocabulary_sha256": vocabulary.sha256,
-    }
-    manifest.claim(folder, config, {part.key: part.settings for part in parts})
+
+    def claimed() -> None:
+        config = {
+            **request_settings(
+                _sha256(model),
+                model.step,
+                dtype=generation.dtype_name(model),
+                max_input_tokens=max_input_tokens,
+                max_new_tokens=max_new_tokens,
+                on_long_prompt=on_long_prompt,
+                weights=weights,
+            ),
+            "network": {k: v for k, v in dataclasses.asdict(model.config).items() if k != "dtype"},
+            "vocabulary_sha256": vocabulary.sha256,
+        }
+        manifest.claim(folder, config, {part.key: part.settings for part in parts})
+
+    processes.first_for_all(claimed)
     found: list[scoring.Result] = []
-    for part, inputs in zip(parts, fitted, strict=True):
-        answered = _predict(part, inputs, generator, vocabulary, folder, progress)
+
+    def conclude(part: Part, inputs: Sequence[lengths.FittedPrompt]) -> None:
+        answered = _in_order(part, folder)
         outside = sum(not vocabulary.can_spell(question.gold) for question in part.questions)
         if part.sampling:
             scored = voting.curve(part.benchmark, part.prompt.mode, answered)
         else:
             scored = [scoring.tally(part.benchmark, part.prompt.mode, answered)]
-        found += [dataclasses.replace(one, golds_outside_vocabulary=outside) for one in scored]
+        found.extend(dataclasses.replace(one, golds_outside_vocabulary=outside) for one in scored)
         results.write(folder, str(model.path), model.step, found)
         manifest.record_counts(folder, part.key, _counts(part, inputs, answered))
+
+    for part, inputs in zip(parts, fitted, strict=True):
+        _predict(part, inputs, generator, vocabulary, folder, progress)
+        processes.first_for_all(functools.partial(conclude, part, inputs))
     return [*found, *scoring.mean_of_tasks(found)]
 
 
@@ -200,34 +219,59 @@ def _predict(
     vocabulary: Vocabulary,
     folder: files.Path,
     progress: bool,
-) -> list[predictions.Prediction]:
-    """Completes one prediction file and returns its content in the order of the questions."""
+) -> None:
+    """Completes one prediction file."""
+    from cotdistill_jax.inference import processes
+
     headline = scoring.rules_for(part.questions[0].benchmark)[0]
-    path = folder / PREDICTIONS_FOLDER / f"{part.key}.jsonl"
     keys = [(q.id, sample) for q in part.questions for sample in range(part.num_samples)]
-    with predictions.PredictionWriter(path) as writer:
-        missing = {key for key in keys if key not in writer.done}
+    with contextlib.ExitStack() as opened:
+        writers: list[predictions.PredictionWriter] = []  # one, in the first process
+
+        def done() -> list[tuple[str, int]]:
+            writer = predictions.PredictionWriter(_path(part, folder))
+            writers.append(opened.enter_context(writer))
+            return list(writer.done)
+
+        answered = {(id_, sample) for id_, sample in processes.first_for_all(done)}
+        missing = {key for key in keys if key not in answered}
         waiting = {id_ for id_, _ in missing}
         rows = [row for row, q in enumerate(part.questions) if q.id in waiting]
-        with tqdm(
-            total=len(keys),
-            initial=len(keys) - len(missing),
-            desc=part.key,
-            unit="text" if part.sampling else "question",
-            bar_format=_BAR,
-            disable=not progress,
-        ) as bar:
-            for batch in generator.answers([inputs[row].tokens for row in rows]):
-                written = [
-                    _graded(part, part.questions[rows[answer.prompt]], answer, vocabulary)
-                    for answer in batch
-                ]
-                written = [prediction for prediction in written if prediction.key in missing]
-                writer.append(written)
-                bar.update(len(written))
-                right = sum(p.correct[headline] for p in writer.done.values())
-                bar.set_postfix(accuracy=f"{right / len(writer.done):.1%}")
-    ordered = predictions.sort_file(path, [question.id for question in part.questions])
+        bar = opened.enter_context(
+            tqdm(
+                total=len(keys),
+                initial=len(keys) - len(missing),
+                desc=part.key,
+                unit="text" if part.sampling else "question",
+                bar_format=_BAR,
+                disable=not (progress and writers),
+            )
+        )
+
+        def write(batch: Sequence["decoding.Answer"]) -> None:
+            written = [
+                _graded(part, part.questions[rows[answer.prompt]], answer, vocabulary)
+                for answer in batch
+            ]
+            written = [prediction for prediction in written if prediction.key in missing]
+            (writer,) = writers
+            writer.append(written)
+            bar.update(len(written))
+            right = sum(p.correct[headline] for p in writer.done.values())
+            bar.set_postfix(accuracy=f"{right / len(writer.done):.1%}")
+
+        for batch in generator.answers([inputs[row].tokens for row in rows]):
+            processes.first_for_all(functools.partial(write, batch))
+
+
+def _path(part: Part, folder: files.Path) -> files.Path:
+    return folder / PREDICTIONS_FOLDER / f"{part.key}.jsonl"
+
+
+def _in_order(part: Part, folder: files.Path) -> list[predictions.Prediction]:
+    """Puts a complete prediction file in the order of its questions and returns what was asked for of it."""
+    ids = [question.id for question in part.questions]
+    ordered = predictions.sort_file(_path(part, folder), ids)
     return [prediction for prediction in ordered if prediction.sample_id < part.num_samples]
 
 

@@ -1,17 +1,17 @@
 """Prompts to completions with a loaded model, on one device or on a mesh."""
 
-import contextlib
 import dataclasses
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.linen import partitioning as flax_partitioning
 
 from cotdistill_jax import checkpoints, decoding, partitioning
+from cotdistill_jax.checkpoints import placement
 from cotdistill_jax.inference.planning import Sampling
 
 
@@ -56,14 +56,16 @@ class Generator:
         if sampling:
             self._num_samples, self._seed = sampling.num_samples, sampling.seed
             self._chooser = decoding.Sampler(sampling.temperature, sampling.top_k, sampling.top_p)
+        shardings: Any
         if mesh is None:
-            params = jax.device_put(model.params)
+            shardings = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         else:
             partitioning.check_mesh(mesh, model.config, batch_size)
             variables = checkpoints.abstract_variables(model.config)
-            params = jax.device_put(model.params, partitioning.param_shardings(mesh, variables))
+            shardings = partitioning.param_shardings(mesh, variables)
+        params = placement.place(model.params, shardings)
         self._kind = weights
-        self._weights = decoding.prepare(model.config, params, weights)
+        self._weights = decoding.prepare(model.config, params, weights, consume=True)
 
     def answers(self, prompts: Sequence[Sequence[int]]) -> Iterator[list[decoding.Answer]]:
         """Yields the completions in portions of a quarter of the batch, as they are done.
@@ -75,24 +77,24 @@ class Generator:
             ValueError: the model gives no finite probabilities.
         """
         portion: list[decoding.Answer] = []
-        with self._on_mesh():
-            for answer in decoding.stream(
-                self._config,
-                self._weights,
-                prompts,
-                self._max_new_tokens,
-                batch_size=self._batch_size,
-                chooser=self._chooser,
-                key=jax.random.key(self._seed),
-                num_samples=self._num_samples,
-                top_k=self.top_k,
-                weights=self._kind,
-            ):
-                self._check_finite(answer.completion)
-                portion.append(answer)
-                if 4 * len(portion) >= self._batch_size:
-                    yield portion
-                    portion = []
+        for answer in decoding.stream(
+            self._config,
+            self._weights,
+            prompts,
+            self._max_new_tokens,
+            batch_size=self._batch_size,
+            chooser=self._chooser,
+            key=jax.random.key(self._seed),
+            num_samples=self._num_samples,
+            top_k=self.top_k,
+            weights=self._kind,
+            mesh=self._mesh,
+        ):
+            self._check_finite(answer.completion)
+            portion.append(answer)
+            if 4 * len(portion) >= self._batch_size:
+                yield portion
+                portion = []
         if portion:
             yield portion
 
@@ -102,14 +104,6 @@ class Generator:
                 f"inference: the model {self._where} gives probabilities that are not finite; its parameters "
                 "hold NaN or overflow. Use an earlier checkpoint, or float32."
             )
-
-    @contextlib.contextmanager
-    def _on_mesh(self) -> Iterator[None]:
-        if self._mesh is None:
-            yield
-            return
-        with self._mesh, flax_partitioning.axis_rules(partitioning.LOGICAL_AXIS_RULES):
-            yield
 
 
 def params_sha256(model: checkpoints.Model) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 from cotdistill_jax import checkpoints, files
-from cotdistill_jax.checkpoints import conversion, hub, model_files
+from cotdistill_jax.checkpoints import conversion, hub, model_files, stored
 
 _HUGGINGFACE_CONFIG = "config.json"
 _WEIGHT_FILES = (
@@ -69,9 +69,17 @@ def _common_depth(folders: Iterable[tuple[str, ...]]) -> int:
 
 
 def load(selected: Selected, vocabulary_file: files.AnyPath | None = None) -> checkpoints.Model:
-    """Returns the model of a selected checkpoint, whichever layout it has: ours, Hugging Face's or T5X's.
+    """Returns the model of a selected checkpoint, read into memory; arguments, layouts and exceptions are those of `open_model`."""
+    model = open_model(selected, vocabulary_file)
+    return dataclasses.replace(model, params=stored.materialise(model.params))
 
-    Scanned layers are taken apart, because they do not decode.
+
+def open_model(
+    selected: Selected, vocabulary_file: files.AnyPath | None = None
+) -> checkpoints.Model:
+    """Returns the model of a selected checkpoint, whichever layout it has: ours, Hugging Face's or T5X's; nothing is read yet.
+
+    Scanned layers are taken apart, because they do not decode. The parameters are `StoredArray`s.
 
     Args:
         selected: from `select`.
@@ -81,7 +89,7 @@ def load(selected: Selected, vocabulary_file: files.AnyPath | None = None) -> ch
         FileNotFoundError: a file is missing, such as the vocabulary (T5X's checkpoints hold none).
         ValueError: a file is damaged or belongs to another model, such as a vocabulary of another size.
     """
-    weights = conversion.load(str(selected.path))
+    weights = conversion.open_weights(str(selected.path))
     config, params = weights.config, weights.params
     named = vocabulary_file or weights.vocabulary_file
     # SeqIO and the report open it, too: a copy where it is in a bucket.

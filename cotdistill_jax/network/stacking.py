@@ -1,6 +1,6 @@
 """Parameters of the scanned form (one array per name) from those of one name per layer, and back."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -8,11 +8,14 @@ import numpy as np
 from flax import traverse_util
 
 
-def stack_layers(params: Mapping[str, Any]) -> dict[str, Any]:
+def stack_layers(
+    params: Mapping[str, Any], stack: Callable[[list[Any]], Any] | None = None
+) -> dict[str, Any]:
     """Returns the parameters of the scanned form: one array per name, layers on axis 0.
 
     Args:
         params: Nested dict of arrays, `{stack}/layers_{i}/...`.
+        stack: Makes one array of many, with a new axis 0; default is NumPy's for NumPy's arrays, else JAX's.
 
     Example:
         `encoder/layers_0/mlp/wo/kernel` [F, D] and its siblings become `encoder/layers/mlp/wo/kernel`
@@ -27,8 +30,8 @@ def stack_layers(params: Mapping[str, Any]) -> dict[str, Any]:
         else:
             groups.setdefault((path[0], "layers", *path[2:]), {})[int(layer)] = leaf
     for path, leaves in groups.items():
-        numeric = np if isinstance(leaves[0], np.ndarray) else jnp
-        stacked[path] = numeric.stack([leaves[i] for i in range(len(leaves))])
+        default = np.stack if isinstance(leaves[0], np.ndarray) else jnp.stack
+        stacked[path] = (stack or default)([leaves[i] for i in range(len(leaves))])
     return traverse_util.unflatten_dict(stacked)
 
 

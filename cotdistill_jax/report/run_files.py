@@ -11,6 +11,7 @@ from typing import Any
 
 from cotdistill_jax import files, inference
 from cotdistill_jax.teacher.shards import MANIFEST_NAME
+from cotdistill_jax.train import run_time
 from cotdistill_jax.train.metrics_file import METRICS_FILE, read_metrics
 
 _RESULTS = "results.json"
@@ -53,6 +54,7 @@ class Run:
         model: dimensions of the network, vocabulary.
         data_counts: per task examples seen, kept, and dropped as too long.
         metrics: lines of `metrics.jsonl`, oldest first.
+        starts: of `time.json`, oldest first: how the time of each divides.
         corpora: per TFDS corpus the metadata it was built with.
         evaluations: by step.
     """
@@ -64,6 +66,7 @@ class Run:
     model: Mapping[str, Any]
     data_counts: Mapping[str, Any]
     metrics: list[dict[str, float]]
+    starts: list[run_time.Start]
     corpora: Mapping[str, Any]
     evaluations: list[Evaluation]
 
@@ -94,6 +97,7 @@ def read_run(path: files.AnyPath) -> Run:
         model=_json(training, "model.json"),
         data_counts=_json(training, "data_counts.json"),
         metrics=read_metrics(training) if training else [],
+        starts=run_time.read(training) if training else [],
         corpora={
             files.name_below(file.parent, folder): _read_json(file)
             for file in found

@@ -13,12 +13,28 @@ import markupsafe
 import cotdistill_jax
 from cotdistill_jax import files, inference
 from cotdistill_jax.inference.results import outside_vocabulary
-from cotdistill_jax.report import curves, figures, page, predictions_table, references, trade_off
+from cotdistill_jax.report import (
+    curves,
+    figures,
+    page,
+    predictions_table,
+    references,
+    trade_off,
+    watch,
+)
 from cotdistill_jax.report.run_files import Evaluation, Run, macros, read_run
 from cotdistill_jax.teacher.shards import MANIFEST_NAME
+from cotdistill_jax.train import run_time
 
 _LINKED = (
-    *("config.gin", MANIFEST_NAME, "model.json", "metrics.jsonl", "data_counts.json"),
+    *(
+        "config.gin",
+        MANIFEST_NAME,
+        "model.json",
+        "metrics.jsonl",
+        "data_counts.json",
+        run_time.TIME_FILE,
+    ),
     *("tensorboard", "spiece.model"),
 )
 
@@ -62,6 +78,7 @@ def _values(run: Run, beside: files.Path, table: Mapping[str, Any]) -> dict[str,
         **_results(run.evaluations),
         **_references(run.evaluations),
         **_pictures(run),
+        **_time(run.starts),
         "num_predictions": len(table["rows"]),
         "num_with_tokens": predictions_table.count_with_tokens(table["rows"]),
         "prediction_data": page.json_for_page(table),
@@ -146,6 +163,33 @@ def _pictures(run: Run) -> dict[str, Any]:
         "by_step": _inline(steps, "Accuracy by step") if points else None,
         "trade_off": _inline(against, "Trade-off") if trade_off.can_draw(points) else None,
     }
+
+
+def _time(starts: Sequence[run_time.Start]) -> dict[str, Any]:
+    """Returns the table of where the time went: a row per start, and one for all of them; parts in the order of their sums."""
+    sums = run_time.totals(starts)
+    parts = [part for part, seconds in sums.items() if seconds]
+    rows = [
+        (
+            f"{start.start}",
+            start.began.replace("T", " ").removesuffix("+00:00"),
+            f"{start.from_step:,} to {start.until_step:,}",
+            (start.ended or "running, or killed")
+            + (f", {start.lost_steps:,} steps lost" if start.lost_steps else ""),
+            _clock_and_shares(start.seconds, parts),
+        )
+        for start in starts
+    ]
+    if len(starts) > 1:
+        lost = sum(start.lost_steps for start in starts)
+        rows.append(("all", "", "", f"{lost:,} steps lost", _clock_and_shares(sums, parts)))
+    return {"time_parts": parts, "time_rows": rows}
+
+
+def _clock_and_shares(seconds: Mapping[str, float], parts: Sequence[str]) -> list[str]:
+    total = sum(seconds.values())
+    shares = [seconds.get(part, 0.0) / total if total else 0.0 for part in parts]
+    return [watch.clock(total), *(f"{share:.1%}" for share in shares)]
 
 
 def _inline(draw: figures.Draw, title: str) -> markupsafe.Markup:

@@ -1,4 +1,4 @@
-"""A run in the terminal while it trains: loss, accuracy, speed and time left, from the files of its folder alone."""
+"""A run in the terminal while it trains: loss, accuracy, speed, time left and where it went, from the files of its folder alone."""
 
 import dataclasses
 import statistics
@@ -14,6 +14,7 @@ from rich.text import Text
 from cotdistill_jax import files
 from cotdistill_jax.report import run_files
 from cotdistill_jax.report.curves import Metrics, series
+from cotdistill_jax.train import run_time
 from cotdistill_jax.train.metrics_file import read_metrics
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -94,7 +95,9 @@ def view(folder: files.Path) -> tuple[Group, Standing]:
     total = macros.get("TRAIN_STEPS", "")
     metrics = read_metrics(training)
     now = standing(metrics, int(total) if total.isdecimal() else None)
-    return Group(_heading(training, now), *_rows(now, metrics)), now
+    starts = run_time.read(training)
+    spent = [Text(run_time.in_words(starts), "dim")] if starts else []
+    return Group(_heading(training, now), *_rows(now, metrics), *spent), now
 
 
 def _heading(training: files.Path, now: Standing) -> Table:

@@ -4,6 +4,7 @@ python -m cotdistill_jax.train --gin_file=gin/experiments/LEAF.gin --gin_file=gi
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -16,7 +17,7 @@ import jax
 import seqio
 from absl import app, flags, logging
 
-from cotdistill_jax.train import gin_config, loop, run_folder, stopping, stopwatch
+from cotdistill_jax.train import gin_config, loop, meeting, run_folder, stopping, stopwatch
 
 _FILES = flags.DEFINE_multi_string(
     "gin_file", None, "Gin file; repeat it, later files win.", required=True
@@ -47,6 +48,9 @@ _INDEX = flags.DEFINE_integer("process_index", None, "This process, from 0.")
 _MULTIHOST = flags.DEFINE_bool(
     "multihost", False, "Several processes that find each other (Cloud TPU, Slurm)."
 )
+_CONNECT_SECONDS = flags.DEFINE_integer(
+    "connect_timeout_seconds", 300, "How long processes wait for each other at the beginning."
+)
 
 
 def main() -> None:
@@ -55,10 +59,6 @@ def main() -> None:
 
     def run(unparsed: Sequence[str]) -> None:
         logging.set_verbosity(_VERBOSITY.value)
-        if _COORDINATOR.value:
-            jax.distributed.initialize(_COORDINATOR.value, _COUNT.value, _INDEX.value)
-        elif _MULTIHOST.value:
-            jax.distributed.initialize()
         if len(unparsed) > 1:
             raise app.UsageError(f"train: unexpected arguments {list(unparsed[1:])}")
         if _TFDS.value:
@@ -76,13 +76,33 @@ def main() -> None:
             raise ValueError(
                 "train: none of the gin files binds the runner; give --gin_file=gin/runs/finetune.gin as the last one"
             ) from error
+        if _COORDINATOR.value or _MULTIHOST.value:
+            _connect(description)
         with stopping.StopSignal() as stop:
             result = train(description=description, stop=stop, age_seconds=stopwatch.process_age())
         folder = gin.query_parameter("MODEL_DIR/macro.value")
         ending = "done" if result.finished else "stopped; run the same command to continue"
-        print(f"train: {ending} after step {result.step}: {folder}")
+        print(f"train: {ending} after step {result.step}: {folder}", flush=True)
+        if not result.finished:
+            _leave()
 
     app.run(run, argv=arguments)
+
+
+def _leave() -> None:
+    """Ends this process although a thread of it compiles, or waits for data."""
+    if jax.distributed.is_initialized():
+        jax.distributed.shutdown()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _connect(description: run_folder.Description) -> None:
+    same = (_MODULES, _TFDS, _CACHES, _ALLOW)
+    settings = run_folder.settings(description, {flag.name: flag.value for flag in same})
+    meeting.connect(
+        _COORDINATOR.value, _COUNT.value, _INDEX.value, settings, _CONNECT_SECONDS.value
+    )
 
 
 if __name__ == "__main__":

@@ -8,15 +8,14 @@ import json
 import os
 import pathlib
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Self
 
 import numpy as np
 from etils import epath
 
 from cotdistill_jax.train import stopping
+from cotdistill_jax.train.calls import Call
 
 Batch = Mapping[str, np.ndarray]
 _AGAIN_SUFFIX = ".again.json"
@@ -24,7 +23,7 @@ _SAVE_SECONDS = 5.0  # for the position, once a signal has come
 
 
 class Batches:
-    """The batches of an iterator; its position is saved and restored as `checkpoints.TrainCheckpoints` asks."""
+    """The batches of an iterator; its position is saved and restored as `checkpoints.TrainCheckpoints` asks; use as a context manager."""
 
     def __init__(self, iterator: Any, stop: stopping.StopSignal) -> None:
         """Fetches nothing yet.
@@ -35,16 +34,26 @@ class Batches:
         """
         self._iterator = iterator
         self._stop = stop
-        self._fetching: _Call | None = None
-        self._folder = tempfile.TemporaryDirectory(prefix="cotdistill_jax_position_")
+        self._fetching: Call | None = None
+        self._folder = tempfile.TemporaryDirectory(
+            prefix="cotdistill_jax_position_", ignore_cleanup_errors=True
+        )
         self._known: pathlib.Path | None = None  # a prefix of files; None: where the data begins
         self._num_saved = 0
         self._since = 0  # batches taken since the known position
 
+    def __enter__(self) -> Self:
+        """Returns itself."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Removes the known position; a call that waits for the input is left to itself."""
+        self._folder.cleanup()
+
     def wait(self, seconds: float | None) -> bool:
         """Waits for the next batch, until a signal comes, or so long; returns whether the batch is there."""
         if self._fetching is None:
-            self._fetching = _Call(lambda: next(self._iterator), self._stop.changed)
+            self._fetching = Call(lambda: next(self._iterator), self._stop.changed)
         return self._fetching.wait(seconds, lambda: self._stop.wanted)
 
     def take(self) -> Batch:
@@ -57,13 +66,12 @@ class Batches:
 
     def save(self, filename: str | os.PathLike[str]) -> None:
         """Writes the position after the batch that was taken last, to files whose names start with `filename`."""
-        if self._fetching is None:
-            self._read_position()
+        is_read = self._fetching is None and self._read_position()
         target = epath.Path(filename)
         for path in self._files_of_known():
             name = target.name + path.name.removeprefix(self._known.name if self._known else "")
             (target.parent / name).write_bytes(path.read_bytes())
-        if self._since:
+        if not is_read:
             again = {"batches_to_read_again": self._since}
             (target.parent / (target.name + _AGAIN_SUFFIX)).write_text(json.dumps(again))
 
@@ -71,25 +79,26 @@ class Batches:
         """Moves the pipeline to the position in `filename`, reading again what its writer could not leave out."""
         source = epath.Path(filename)
         prefix = self._next_prefix()
-        self._since = 0
+        self._known, self._since = prefix, 0
+        is_whole = False
         for path in source.parent.glob(f"{source.name}.*"):
+            is_whole = True
             if path.name == source.name + _AGAIN_SUFFIX:
                 self._since = json.loads(path.read_text())["batches_to_read_again"]
             else:
                 suffix = path.name.removeprefix(source.name)
                 prefix.with_name(prefix.name + suffix).write_bytes(path.read_bytes())
-        self._known = prefix
+        if not is_whole:
+            raise FileNotFoundError(f"train: {source.parent} holds no position of the data")
         if self._files_of_known():
             self._iterator.restore(prefix)
-        elif not self._since:
-            raise FileNotFoundError(f"train: {source.parent} holds no position of the data")
         for _ in range(self._since):
             next(self._iterator)
 
-    def _read_position(self) -> None:
-        """Makes the present position the known one, unless it can't be read in time."""
+    def _read_position(self) -> bool:
+        """Makes the present position the known one; returns whether it could be read in time."""
         prefix = self._next_prefix()
-        reading = _Call(lambda: self._iterator.save(prefix), self._stop.changed)
+        reading = Call(lambda: self._iterator.save(prefix), self._stop.changed)
         if not reading.wait(None, lambda: self._stop.wanted):
             reading.wait(_SAVE_SECONDS, lambda: False)
         if reading.done:
@@ -97,6 +106,7 @@ class Batches:
             for path in self._files_of_known():
                 path.unlink()
             self._known, self._since = prefix, 0
+        return reading.done
 
     def _next_prefix(self) -> pathlib.Path:
         self._num_saved += 1
@@ -105,38 +115,3 @@ class Batches:
     def _files_of_known(self) -> list[pathlib.Path]:
         known = self._known
         return sorted(known.parent.glob(f"{known.name}.*")) if known else []
-
-
-class _Call:
-    """A function called in a thread of its own; nobody need wait for its end."""
-
-    def __init__(self, function: Callable[[], Any], changed: threading.Event) -> None:
-        self.done = False
-        self._changed = changed
-        self._result: Any = None
-        self._error: BaseException | None = None
-        threading.Thread(target=self._run, args=(function,), daemon=True).start()
-
-    def wait(self, seconds: float | None, given_up: Callable[[], bool]) -> bool:
-        """Waits until the function has returned, `given_up`, or so long; returns whether it has returned."""
-        until = None if seconds is None else time.monotonic() + seconds
-        while True:
-            self._changed.clear()
-            left = None if until is None else until - time.monotonic()
-            if self.done or given_up() or (left is not None and left <= 0):
-                return self.done
-            self._changed.wait(left)
-
-    def result(self) -> Any:
-        """Returns what the function returned; raises what it raised."""
-        if self._error is not None:
-            raise self._error
-        return self._result
-
-    def _run(self, function: Callable[[], Any]) -> None:
-        try:
-            self._result = function()
-        except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
-            self._error = error
-        self.done = True
-        self._changed.set()

@@ -1,14 +1,21 @@
-"""Accuracy during training: SeqIO's evaluator, with predictions by `decoding.generate`."""
+"""Accuracy during training: SeqIO's evaluator, with predictions by `decoding.generate` on the training's mesh.
+
+Parameters stay where they are; the prompts are split over the data axes. Every process reads all prompts, takes part in
+decoding and gets all answers and the metrics.
+"""
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 import seqio
 import tensorflow as tf
+from jax.sharding import Mesh
 
-from cotdistill_jax import decoding, features, network
+from cotdistill_jax import decoding, features, network, partitioning
+from cotdistill_jax.checkpoints import abstract_variables
 
 
 @dataclasses.dataclass
@@ -20,7 +27,7 @@ class Evaluation:
       feature_lengths: positions of `inputs`, and of `targets`: the most tokens generated.
       split: split to read.
       num_examples: examples per task; None: all.
-      batch_size: prompts decoded together.
+      batch_size: prompts decoded together; on a mesh whose data axes do not divide it, up to the next number that they do.
       seed: seed of random preprocessing (drawing demonstrations).
     """
 
@@ -50,9 +57,15 @@ class Evaluation:
           step: of the training.
           check: called before each round of decoding; may raise to end the evaluation.
         """
+        mesh = _mesh_of(params)
+        shards = 1 if mesh is None else partitioning.num_row_shards(mesh)
+        batch_size = -(-self.batch_size // shards) * shards
         if config.scan_layers:
             config = dataclasses.replace(config, scan_layers=False)
-            params = network.unstack_layers(params)
+            params = _unstacked(config, params, mesh)
+            weights = decoding.prepare(config, params, consume=True)
+        else:
+            weights = decoding.prepare(config, params)
         evaluator = self._evaluator or self._make_evaluator()
         self._evaluator = evaluator
 
@@ -62,10 +75,11 @@ class Evaluation:
             limit = self.feature_lengths["targets"]
             completions = decoding.generate(
                 config,
-                params,
+                weights,
                 prompts,
                 limit,
-                batch_size=self.batch_size,
+                batch_size=batch_size,
+                mesh=mesh,
                 before_round=check,
             )
             # SeqIO stacks the predictions, so all get the same length.
@@ -134,6 +148,22 @@ def check_lengths(
                 f"{dict(feature_lengths)}: the longest input has {report.inputs.maximum} tokens, the longest target "
                 f"{report.targets.maximum}; raise EVAL_FEATURE_LENGTHS"
             )
+
+
+def _mesh_of(params: Any) -> Mesh | None:
+    """Returns the mesh of several devices that parameters are on, if they are on one."""
+    sharding = getattr(jax.tree.leaves(params)[0], "sharding", None)
+    mesh = getattr(sharding, "mesh", None)
+    return mesh if isinstance(mesh, Mesh) and mesh.size > 1 else None
+
+
+def _unstacked(config: network.T5Config, params: Any, mesh: Mesh | None) -> dict[str, Any]:
+    """Returns the parameters by layer, sharded as they would be in a run that does not scan; `config` is that run's."""
+    if mesh is None:
+        return network.unstack_layers(params)
+    shardings = partitioning.param_shardings(mesh, abstract_variables(config))
+    unstacked: dict[str, Any] = jax.jit(network.unstack_layers, out_shardings=shardings)(params)
+    return unstacked
 
 
 def _without_padding(tokens: np.ndarray) -> list[int]:

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import optax
 import tensorflow as tf
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from cotdistill_jax import files, network
@@ -35,6 +34,7 @@ from cotdistill_jax.train import (
     stopwatch,
 )
 from cotdistill_jax.train.batches import Batch, Batches
+from cotdistill_jax.train.calls import Call
 from cotdistill_jax.train.compilations import Compilations
 from cotdistill_jax.train.metrics_file import read_metrics
 from cotdistill_jax.train.metrics_log import MetricsLog
@@ -104,7 +104,8 @@ def train(
     """Trains, or continues to train, the network in `model_dir`; returns how far it came.
 
     SIGTERM and SIGINT end the run after the steps under way (two at most), an evaluation after its round of decoding, a wait for
-    data at once: a checkpoint is saved, and the next call continues. A compilation can't be interrupted; the run ends after it.
+    data and the compilation of the step at once: a checkpoint is saved, and the next call continues. Whatever else is compiled, for an
+    evaluation, is compiled to its end. Threads may be left that compile or wait for data; end the process with `os._exit`.
     With several processes each calls it with the same arguments, and one's signal ends all after the same step.
 
     Args:
@@ -181,7 +182,7 @@ def train(
             use_cached=use_cached,
         )
         step.check_loss(loss_fn, network_config, iterator.element_spec)
-        batches = Batches(iterator, stop)
+        batches = opened.enter_context(Batches(iterator, stop))
         train_step = step.make_train_step(
             mesh,
             network_config,
@@ -316,11 +317,15 @@ class _Loop:
     def run(self, state: TrainState) -> int:
         """Trains to the end, or until a signal; returns the steps done."""
         plan, done = self.plan, int(state.step)
+        first = done
         if done and self._evaluation_is_due(done) and not self._was_evaluated(done):
             self._evaluate(state, done)
         self.watch.switch(stopwatch.TRAINING)
         while done < plan.total and (batch := self._next_batch()) is not None:
-            state, metrics = self.train_step(state, step.put_batch(self.mesh, batch))
+            stepped = self._step(state, batch, is_first=done == first)
+            if stepped is None:
+                break
+            state, metrics = stepped
             done += 1
             self.window.add(done, metrics, batch)
             if plan.due(done, plan.log_period):
@@ -365,6 +370,23 @@ class _Loop:
                 )
             with self._writing():
                 self.checkpoints.save(state, self.batches, notes, results)
+
+    def _step(
+        self, state: TrainState, batch: Batch, is_first: bool
+    ) -> tuple[TrainState, Any] | None:
+        """Returns state and metrics after a step; None where a signal came before the first one of this start was computed.
+
+        That one is compiled before, for minutes perhaps, which can't be interrupted: a thread does it, and is left behind. Nothing
+        is lost, as nothing was done since the checkpoint.
+        """
+        placed = step.put_batch(self.mesh, batch)
+        if not is_first:
+            return self.train_step(state, placed)
+        call = Call(
+            lambda: jax.block_until_ready(self.train_step(state, placed)), self.stop.changed
+        )
+        call.wait(None, lambda: self.stop.wanted)
+        return None if self.stop.requested(unless=call.done) else call.result()
 
     def _next_batch(self) -> Batch | None:
         """Returns the next batch, None where a signal came first: in all processes, as none can do a step without the others."""
@@ -411,12 +433,9 @@ class _Loop:
         """Evaluates and logs; returns the results, none where a signal came first."""
         assert self.evaluate is not None
         self.window.pause_clock()
-        params = state.params
-        if jax.process_count() > 1:
-            params = multihost_utils.process_allgather(params, tiled=True)
         try:
             with self.watch.part(stopwatch.EVALUATING):
-                results = self.evaluate(self.config, params, done, self.stop.check)
+                results = self.evaluate(self.config, state.params, done, self.stop.check)
         except stopping.StopRequestedError:
             return {}
         self.log.write(done, results)

@@ -218,6 +218,16 @@ def write_data_counts(
             )
 
 
+def settings(description: Description, flags: Mapping[str, Any]) -> dict[str, str]:
+    """Returns what must be the same in all processes of a run: configuration, flags, code, packages; name -> value as text."""
+    return {
+        **config_changes.bindings(description.config),
+        **{f"--{name}": str(value) for name, value in flags.items()},
+        **{f"code {name}": str(value) for name, value in git_state().items()},
+        **{name: importlib.metadata.version(name) for name in _PACKAGES},
+    }
+
+
 def git_state() -> dict[str, Any]:
     """Returns `{"commit": hash, "dirty": whether files differ from it}`; both None where no checkout is there."""
     root = pathlib.Path(cotdistill_jax.__file__).parents[1]

@@ -13,7 +13,7 @@ class FolderInUseError(BlockingIOError):
 
 
 @contextlib.contextmanager
-def hold(folder: files.Path) -> Iterator[files.Lock]:
+def hold(folder: files.AnyPath) -> Iterator[files.Lock]:
     """Holds the lock of a run folder; the file `run.lock` in it says who holds it, or held it last.
 
     Args:
@@ -24,7 +24,7 @@ def hold(folder: files.Path) -> Iterator[files.Lock]:
     """
     with contextlib.ExitStack() as stack:
         try:
-            lock = stack.enter_context(files.hold(folder / LOCK_FILE))
+            lock = stack.enter_context(files.hold(files.as_path(folder) / LOCK_FILE))
         except files.HeldError as error:
             raise FolderInUseError(
                 error.errno,

@@ -85,7 +85,8 @@ class RunTime:
         self._starts = read(folder) if write else []
         if notes or not step:
             _count_lost(self._starts, step, notes or {"start": 0, "seconds": {}})
-        began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        age = datetime.timedelta(seconds=sum(seconds().values()))
+        began = (datetime.datetime.now(datetime.UTC) - age).isoformat(timespec="seconds")
         self._now = Start(len(self._starts) + 1, began, step, step, {})
         self._starts.append(self._now)
         self._written = float("-inf")

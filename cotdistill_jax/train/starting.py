@@ -125,7 +125,8 @@ def state(
         return step.init_state(mesh, config, optimizer, seed)
     vocabulary_file, _ = data.vocabulary_of(mixture_or_task_name)
     params, said = initial.read(initial_checkpoint, config, vocabulary_file)
-    print(f"train: {said}")
+    if jax.process_index() == 0:
+        print(f"train: {said}")
     return step.init_state(mesh, config, optimizer, seed, params)
 
 

@@ -15,7 +15,7 @@ import optax
 from jax.sharding import Mesh
 
 from cotdistill_jax import network, partitioning
-from cotdistill_jax.checkpoints import TrainState, abstract_variables, init_variables
+from cotdistill_jax.checkpoints import TrainState, abstract_variables, init_variables, placement
 from cotdistill_jax.losses import LossFn, Parts, chunked_sum
 
 Batch = Mapping[str, Any]
@@ -49,15 +49,25 @@ def init_state(
       config: dimensions of the network.
       optimizer: its `init` makes the optimizer state.
       seed: seed of the drawn parameters.
-      params: parameters to start from instead of drawn ones.
+      params: parameters to start from instead of drawn ones: arrays of any kind, or `StoredArray`s, of which each
+        process reads what its devices hold.
     """
     shardings = state_shardings(mesh, config, optimizer)
 
-    def start(given: Any) -> TrainState:
-        chosen = init_variables(config, jax.random.key(seed))["params"] if given is None else given
-        return TrainState(jnp.zeros((), jnp.int32), chosen, optimizer.init(chosen))
+    def start(params: Any) -> tuple[jax.Array, Any]:
+        return jnp.zeros((), jnp.int32), optimizer.init(params)
 
-    return jax.jit(start, out_shardings=shardings)(params)
+    def drawn() -> TrainState:
+        params = init_variables(config, jax.random.key(seed))["params"]
+        number, opt_state = start(params)
+        return TrainState(number, params, opt_state)
+
+    if params is None:
+        return jax.jit(drawn, out_shardings=shardings)()
+    params = placement.place(params, shardings.params)
+    made = jax.jit(start, out_shardings=(shardings.step, shardings.opt_state))
+    number, opt_state = made(params)
+    return TrainState(number, params, opt_state)
 
 
 def make_train_step(

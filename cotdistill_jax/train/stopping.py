@@ -26,7 +26,8 @@ class StopSignal:
     Any number of SIGTERMs, in any number of processes, is one request. A second SIGINT raises KeyboardInterrupt at once.
 
     Attributes:
-      name: the signal's, or that of the process which got it.
+      wanted: whether a signal has come here, or is known to have come to another process; processes may differ for a moment.
+      name: of the signal.
       changed: set when a signal has come; may be set by others who have something to look at.
     """
 
@@ -34,7 +35,7 @@ class StopSignal:
         """Sets nothing up yet."""
         self.name = "SIGTERM"
         self.changed = threading.Event()
-        self._wanted = False
+        self.wanted = False
         self._interrupts = 0
         self._before: dict[int, Any] = {}
 
@@ -62,14 +63,13 @@ class StopSignal:
             self._written.close()
         self._votes.close()
 
-    @property
-    def wanted(self) -> bool:
-        """Whether a signal has come here, or is known to have come to another process; the processes may differ for a moment."""
-        return self._wanted
+    def requested(self, unless: bool = False) -> bool:
+        """Returns whether to stop now, the same in all processes, which ask in the same order and wait for each other.
 
-    def requested(self) -> bool:
-        """Returns whether to stop now, the same in all processes, which ask in the same order and wait for each other."""
-        return self._votes.any(self._wanted)
+        Args:
+          unless: this process has done what all wait for, and would rather go on.
+        """
+        return self._votes.any(self.wanted and not unless)
 
     def check(self) -> None:
         """Asks `requested`; for work that may be dropped, between its parts.
@@ -81,8 +81,8 @@ class StopSignal:
             raise StopRequestedError(self.name)
 
     def _want(self, name: str) -> None:
-        if not self._wanted:
-            self.name, self._wanted = name, True
+        if not self.wanted:
+            self.name, self.wanted = name, True
         self.changed.set()
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:

@@ -1,9 +1,8 @@
-"""Where the seconds of a start go: they divide into parts without gap or overlap, by the thread that runs the loop."""
+"""Where the seconds of a start go: they divide into parts without gap or overlap, as the thread that runs the loop says."""
 
 import contextlib
 import os
 import pathlib
-import threading
 import time
 from collections.abc import Iterator
 from typing import Self
@@ -22,9 +21,9 @@ _COMPILATIONS = "/jax/core/compile/"
 
 
 class Stopwatch:
-    """Divides time into parts; use as a context manager, in the thread that computes.
+    """Divides time into parts; use as a context manager.
 
-    What JAX spends compiling counts as such, whatever part it happens in.
+    What JAX spends compiling counts as such, whatever part it happens in. One thread compiles at a time, and the loop waits for it.
     """
 
     def __init__(self, age: float = 0.0) -> None:
@@ -36,7 +35,6 @@ class Stopwatch:
         self._seconds = dict.fromkeys(PARTS, 0.0)
         self._part = STARTING
         self._since = time.monotonic() - age
-        self._thread = threading.get_ident()
         self._compiled: list[tuple[float, float]] = []
 
     def __enter__(self) -> Self:
@@ -78,7 +76,7 @@ class Stopwatch:
         self, event: str, start_time: float, end_time: float, **kwargs: str | int
     ) -> None:
         """Takes a compilation that has just ended; one may hold others, whose ends were told before."""
-        if not event.startswith(_COMPILATIONS) or threading.get_ident() != self._thread:
+        if not event.startswith(_COMPILATIONS):
             return
         seconds = end_time - start_time
         while self._compiled and self._compiled[-1][0] >= start_time:

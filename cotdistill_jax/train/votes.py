@@ -36,7 +36,7 @@ class Votes:
         self._asked += 1
         key = f"{self._room}/yes/{self._asked}"
         if mine:
-            self._client.key_value_set(key, "")
+            self._client.key_value_set(key, "", allow_overwrite=True)
         self._client.wait_at_barrier(f"{self._room}/barrier", _PATIENCE_MS)
         # Who was quick may have answered the next question already, but not yet passed its barrier.
         return any(found == key for found, _ in self._client.key_value_dir_get(f"{self._room}/yes"))

@@ -323,9 +323,9 @@ def test_the_command_evaluates_the_latest_step(run, tmp_path, capsys):
 def test_the_command_skips_finished_checkpoints(run, tmp_path, capsys, monkeypatch):
     command.main(flags(run, tmp_path, "--steps=2"))
     loaded = []
-    load = selection.load
+    load = selection.open_model
     monkeypatch.setattr(
-        selection, "load", lambda one, vocab: loaded.append(one.path) or load(one, vocab)
+        selection, "open_model", lambda one, vocab: loaded.append(one.path) or load(one, vocab)
     )
     command.main(flags(run, tmp_path, "--steps=all"))
     assert [path.name for path in loaded] == ["checkpoint_1"]

@@ -28,7 +28,7 @@ jax.config.update("jax_compilation_cache_dir", COMPILED.name)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 TOY_TASKS = """\
-import seqio, tensorflow as tf
+import zlib, seqio, tensorflow as tf
 from cotdistill_jax import corpus, features
 from cotdistill_jax.benchmarks import arith
 
@@ -38,12 +38,16 @@ def examples(split, shuffle_files, seed=None):
         "inputs": [f"Q: {problem.question} A:" for problem in problems],
         "targets": [f"The answer is {problem.gold}" for problem in problems]})
 
+def said(targets, predictions):
+    return {"distinct": len(set(predictions)), "checksum": zlib.crc32("|".join(predictions).encode()) % 2**24}
+
 vocabulary = seqio.SentencePieceVocabulary(str(corpus.arith_vocabulary()), extra_ids=0)
-for name in ("toy_a", "toy_b"):
+for name in ("toy_a", "toy_b", "toy_said"):
     seqio.TaskRegistry.add(
         name, source=seqio.FunctionDataSource(examples, splits=["train", "validation"]),
         preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos, features.guard_lengths],
-        output_features=features.text_features(vocabulary), metric_fns=[])
+        output_features=features.text_features(vocabulary),
+        metric_fns=[said] if name == "toy_said" else [])
 seqio.MixtureRegistry.add("toy_mixture", [("toy_a", 0.7), ("toy_b", 0.3)])
 """
 CONFIG = network.T5Config(
@@ -174,7 +178,7 @@ def train_toy(toy_tasks):
 
 @pytest.fixture(scope="session")
 def toy_tasks(tmp_path_factory):
-    """A folder with the module `toy_tasks`, which registers two tasks of 64 `arith` problems and their mixture."""
+    """A folder with the module `toy_tasks`, which registers two tasks of 64 `arith` problems, their mixture, and one whose evaluation tells answers apart."""
     folder = tmp_path_factory.mktemp("toy_tasks")
     (folder / "toy_tasks.py").write_text(TOY_TASKS)
     return folder

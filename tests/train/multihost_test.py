@@ -87,3 +87,30 @@ def test_two_processes_give_the_losses_of_one_and_a_signal_stops_both_after_the_
     assert f"stopped by SIGTERM after step {stopped} of 100000" in said
     assert metrics_file.read_metrics(run)[-1]["step"] == stopped
     assert _losses(run)[:6] == pytest.approx(_losses(one), rel=TOLERANCE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scan", [False, True])
+def test_two_processes_evaluate_a_checkpoint_as_one_device_does(tmp_path, runner, scan):
+    macros = {
+        "TRAIN_STEPS": 2, "SCAN_LAYERS": scan, "NUM_LAYERS": 2, "LEARNING_RATE": 0.3, "EVAL_MIXTURE_OR_TASK_NAME": "'toy_said'",
+        "EVAL_FEATURE_LENGTHS": {"inputs": 96, "targets": 32}, "EVAL_NUM_EXAMPLES": 30, "EVAL_BATCH_SIZE": 12,
+    }  # fmt: skip
+    trained = tmp_path / "trained"
+    runner.finish(_start(runner, trained, 1, **macros), trained)
+    macros["EVAL_PERIOD"] = 2
+    found = {}
+    for name, mesh in (("one", None), ("rows", "(8, 1, 1)"), ("all", "(2, 2, 2)")):
+        run = tmp_path / name
+        shutil.copytree(trained, run)
+        if mesh is None:
+            runner.finish(_start(runner, run, 1, CHANGES, **macros), run)
+        else:
+            for pid in _start_two(runner, run, CHANGES, MESH_SHAPE=mesh, **macros):
+                runner.finish(pid, run)
+        (line,) = [
+            line for line in metrics_file.read_metrics(run) if "eval/toy_said/checksum" in line
+        ]
+        found[name] = (line["eval/toy_said/distinct"], line["eval/toy_said/checksum"])
+    assert found["one"][0] > 1
+    assert found["rows"] == found["all"] == found["one"]
