@@ -45,9 +45,14 @@ _FULL = flags.DEFINE_bool(
     "compile_all_layers", False, "Compile the whole network instead of one and two layers of it."
 )
 _COMPILE = flags.DEFINE_string(
-    "compile", None, "Slice of TPUs to compile the run's programs for, such as v5e:2x4; none need be there."
+    "compile",
+    None,
+    "Slice of TPUs to compile the run's programs for, such as v5e:2x4; none need be there.",
 )
 _STEP_ONLY = flags.DEFINE_bool("step_only", False, "With --compile: not the evaluation's decoding.")
+_PLAN = flags.DEFINE_bool(
+    "plan", True, "With --compile: also plan, to say by how much the plan misses."
+)
 _JSON = flags.DEFINE_string("json", None, "With --compile: also write the figures to this file.")
 AXES = ("data", "fsdp", "model")
 
@@ -106,7 +111,9 @@ def report_compiled(found: "CompiledPlan") -> None:
     for name, program in rows.items():
         verdict = "fits" if program.fits and program.bytes <= found.usable_bytes else "DOES NOT FIT"
         beside = program.beside_bytes
-        resident = f", of which {gib(beside)} the run's state and weights beside it" if beside else ""
+        resident = (
+            f", of which {gib(beside)} the run's state and weights beside it" if beside else ""
+        )
         print(
             f"  {name}: {verdict}: {gib(program.bytes)} of {gib(found.usable_bytes)} a device{resident}; "
             f"compiled in {program.compile_seconds:.0f} s"
@@ -119,7 +126,10 @@ def report_compiled(found: "CompiledPlan") -> None:
         f"  restored checkpoint: {found.restored.num_arrays} arrays, {gib(found.restored.bytes)} a device, laid out "
         f"{layout[found.restored.as_in_step]}; the largest part is {name} with {gib(size)}"
     )
-    print(f"  plan: {gib(found.plan.bytes)} for the step, {found.miss:+.1%} beside the compiler")
+    if found.plan is not None:
+        print(
+            f"  plan: {gib(found.plan.bytes)} for the step, {found.miss:+.1%} beside the compiler"
+        )
 
 
 def compile_for_tpu(recipe: "Recipe", shapes: Sequence[tuple[int, ...]]) -> None:
@@ -130,9 +140,18 @@ def compile_for_tpu(recipe: "Recipe", shapes: Sequence[tuple[int, ...]]) -> None
     print(f"{', '.join(_FILES.value)} for {topology.num_devices} x {topology.kind.chip}")
     results = []
     for shape in shapes or [None]:
-        found = compiled_plan.make(recipe, topology, shape, decode=not _STEP_ONLY.value)
+        found = compiled_plan.make(
+            recipe,
+            topology,
+            shape,
+            decode=not _STEP_ONLY.value,
+            plan=_PLAN.value,
+            say=lambda text: print(text, flush=True),
+        )
         report_compiled(found)
-        results.append({"gin_files": _FILES.value, "bindings": _BINDINGS, **dataclasses.asdict(found)})
+        results.append(
+            {"gin_files": _FILES.value, "bindings": _BINDINGS, **dataclasses.asdict(found)}
+        )
     if _JSON.value:
         pathlib.Path(_JSON.value).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 

@@ -97,7 +97,9 @@ def _weights(config: network.T5Config, params: Any) -> Any:
         text = jax.tree_util.keystr(path)
         if text.startswith(".start"):  # as they are
             return given[text.removeprefix(".start")]
-        layer = next((key.key for key in path if str(getattr(key, "key", "")).startswith("layers_")), "")
+        layer = next(
+            (key.key for key in path if str(getattr(key, "key", "")).startswith("layers_")), ""
+        )
         return known[text.replace(f"'{layer}'", f"'{_FIRST}'")] if layer else known[text]
 
     return jax.tree_util.tree_map_with_path(

@@ -31,7 +31,10 @@ _LOOP = re.compile(r" while\(.*condition=%?(?P<condition>[\w.\-]+), body=%?(?P<b
 _CALLED = re.compile(r"(?:calls|to_apply|body|condition)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _LIMIT = re.compile(r"s32\[\]\S* constant\((\d+)\)")
-_OPERANDS_FIRST = ("all-gather", "collective-permute")  # what their `-start` returns: (operands, results, ...)
+_OPERANDS_FIRST = (
+    "all-gather",
+    "collective-permute",
+)  # what their `-start` returns: (operands, results, ...)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +73,9 @@ def per_run(hlo: str) -> dict[str, Traffic]:
     computations = dict(_computations(hlo))
     entry = computations.pop("", None)
     if entry is None:
-        raise ValueError("collectives: no line that begins with ENTRY; expected the text of a compiled program")
+        raise ValueError(
+            "collectives: no line that begins with ENTRY; expected the text of a compiled program"
+        )
     times: dict[str, int] = collections.defaultdict(int)
     _visit("", {"": entry, **computations}, 1, times)
     found: dict[tuple[str, str], tuple[int, float]] = {}

@@ -61,7 +61,9 @@ def read(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> Recipe:
         return gin.query_parameter(f"{name}/macro.value")
 
     loss_fn = macro("LOSS_FN").scoped_configurable_fn
-    batch = planning.abstract_batch(macro("TASK_FEATURE_LENGTHS"), macro("BATCH_SIZE"), macro("PACK"))
+    batch = planning.abstract_batch(
+        macro("TASK_FEATURE_LENGTHS"), macro("BATCH_SIZE"), macro("PACK")
+    )
     if loss_fn.__name__ == "unlikelihood":
         batch["decoder_targets_negative"] = batch["decoder_target_tokens"]
     return Recipe(

@@ -197,4 +197,6 @@ def device_bytes(leaf: jax.ShapeDtypeStruct) -> float:
 
 
 def _item_bytes(dtype: Any) -> int:
-    return 8 if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key) else dtype.itemsize  # a key is two numbers of 32 bits
+    return (
+        8 if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key) else dtype.itemsize
+    )  # a key is two numbers of 32 bits

@@ -130,7 +130,9 @@ def usable_bytes(device: Any) -> float:
         if (refusal := refused_bytes(str(error))) is not None:
             return refusal[1]
         raise
-    raise ValueError(f"topology: {device.device_kind} took an array of 1 TiB; its memory is not known")
+    raise ValueError(
+        f"topology: {device.device_kind} took an array of 1 TiB; its memory is not known"
+    )
 
 
 def refused_bytes(message: str) -> tuple[float, float] | None:
