@@ -100,7 +100,8 @@ def per_run(hlo: str) -> dict[str, Traffic]:
 
 def _computations(hlo: str) -> Iterator[tuple[str, list[str]]]:
     """Yields (name, lines) of each computation; the entry's name is empty."""
-    name, lines = None, []
+    name: str | None = None
+    lines: list[str] = []
     for line in hlo.splitlines():
         if head := _HEAD.match(line):
             name, lines = "" if head["entry"] else head["name"], []

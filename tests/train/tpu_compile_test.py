@@ -21,6 +21,7 @@ RECIPE = Recipe(
     ),
     loss_fn=losses.distribution_matching,
     optimizer=optax.adamw(1e-3),
+    mixture_or_task_name="none",
     batch=planning.abstract_batch(LENGTHS, 8),
     batch_size=8,
     num_microbatches=2,
