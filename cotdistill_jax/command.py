@@ -93,8 +93,10 @@ def stage(title: str, *arguments: str, folder: pathlib.Path) -> None:
 
 
 def is_mistake(error: Exception) -> bool:
-    """Returns whether an error is the user's to mend: raised on purpose by our code or by gin, or about a file."""
+    """Returns whether an error is the user's to mend: raised on purpose by our code or by gin, or about a file or a bucket."""
     if isinstance(error, OSError) and error.filename is not None:
+        return True
+    if files.explain_foreign(error):
         return True
     last = traceback.extract_tb(error.__traceback__)[-1]
     if not isinstance(error, ValueError | KeyError | OSError | TypeError | NameError | SyntaxError):
@@ -114,5 +116,6 @@ def in_one_line(error: Exception) -> str:
     elif isinstance(error, KeyError) and error.args:
         message = str(error.args[0])
     else:
-        message = str(error)
+        ours = isinstance(error, files.BucketError)
+        message = str(error) if ours else files.explain_foreign(error) or str(error)
     return " ".join(message.split())

@@ -140,13 +140,13 @@ def differences(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[str]:
 
 def _open(path: str, dtype: str) -> Weights:
     path = hub.local(path)
-    local = pathlib.Path(path)
-    if not files.is_remote(path) and (local / "config.json").exists():
-        return _open_hugging_face(local, dtype)
+    folder = files.as_path(path)
+    if (folder / "config.json").exists():
+        return _open_hugging_face(folder, dtype)
     parent, _, name = path.rstrip("/").rpartition("/")
     prefix, _, number = name.rpartition("_")
     at_step = prefix == train_state.STEP_PREFIX and number.isdigit()
-    single_file = not files.is_remote(path) and local.is_file()
+    single_file = isinstance(folder, pathlib.Path) and folder.is_file()
     at = path if at_step or single_file else t5x_legacy.latest(path)
     params = stored.as_float32(t5x_legacy.open_tree(at))
     step = t5x_legacy.step_of(at)
@@ -175,15 +175,14 @@ def _unstacked(weights: Weights) -> Weights:
     )
 
 
-def _open_hugging_face(folder: pathlib.Path, dtype: str) -> Weights:
+def _open_hugging_face(folder: files.Path, dtype: str) -> Weights:
     config, params = huggingface.open_params(folder, dtype)
-    vocabulary = folder / model_files.VOCABULARY_FILE
+    vocabulary = model_files.local_file(folder, model_files.VOCABULARY_FILE)
     tokenizer = folder / "tokenizer_config.json"
     extra_ids = _T5_EXTRA_IDS
     if tokenizer.exists():
         extra_ids = files.read_json(tokenizer, "checkpoints").get("extra_ids", extra_ids)
-    found = vocabulary if vocabulary.exists() else None
-    return Weights(HUGGING_FACE, config, params, found, extra_ids, 0)
+    return Weights(HUGGING_FACE, config, params, vocabulary, extra_ids, 0)
 
 
 def _check_complete(params: Mapping[str, Any], config: network.T5Config, path: str) -> None:

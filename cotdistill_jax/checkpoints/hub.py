@@ -22,6 +22,7 @@ from typing import Any
 from cotdistill_jax import files
 from cotdistill_jax.files import file_sha256
 
+_IDENTITY_BYTES = 1 << 22
 _BUCKET = "gs://t5-data/pretrained_models/t5x"
 _BUCKET_HOST = "storage.googleapis.com"
 _CONNECT_SECONDS = 10.0
@@ -293,9 +294,17 @@ def _reason(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def identity(folder: pathlib.Path) -> str:
-    """Returns a short name for the content of a Hugging Face folder, from names, sizes and times of its files."""
+def identity(folder: files.Path) -> str:
+    """Returns a short name for the content of a Hugging Face folder, from names, sizes and times of its files; in a bucket, from names
+    and what they begin with.
+    """
     content: list[Any] = [str(folder.resolve())]
+    if isinstance(folder, files.BucketPath):
+        for path in folder.iterdir():
+            if path.is_file():
+                head = files.read_head(path, _IDENTITY_BYTES)
+                content.append((path.name, hashlib.sha256(head).hexdigest()))
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     for name in check_folder(folder):
         status = (folder / name).stat()
         content.append((name, status.st_size, status.st_mtime_ns))

@@ -147,7 +147,7 @@ def open_params(
         another function than ours, copies of the embedding differ, or tensors are missing, unexpected or of another shape than
         `config.json` says; the message lists them.
     """
-    folder = files.local_path(folder, "checkpoints", "a Hugging Face folder that is read")
+    folder = files.as_path(folder)
     described = tensor_files.read_json(folder / "config.json", "a Hugging Face T5 folder")
     _check_fields(described, folder)
     tensors = _one_embedding(tensor_files.read(folder), folder)
@@ -221,7 +221,7 @@ def write(
 
 
 def _config(
-    described: Mapping[str, Any], tied: bool, dtype: str, folder: pathlib.Path
+    described: Mapping[str, Any], tied: bool, dtype: str, folder: files.Path
 ) -> network.T5Config:
     feed_forward = _feed_forward(described)
     if feed_forward not in _FEED_FORWARD:
@@ -256,7 +256,7 @@ def _feed_forward(described: Mapping[str, Any]) -> str:
     return str(described.get("feed_forward_proj", default))
 
 
-def _check_fields(described: Any, folder: pathlib.Path) -> None:
+def _check_fields(described: Any, folder: files.Path) -> None:
     """Raises ValueError where `config.json` describes another function than our network computes."""
     if not isinstance(described, Mapping):
         raise ValueError(
@@ -280,7 +280,7 @@ def _check_fields(described: Any, folder: pathlib.Path) -> None:
         )
 
 
-def _one_embedding(tensors: tensor_files.Tensors, folder: pathlib.Path) -> tensor_files.Tensors:
+def _one_embedding(tensors: tensor_files.Tensors, folder: files.Path) -> tensor_files.Tensors:
     """Returns the tensors with the embedding as `shared.weight` alone.
 
     Raises:
@@ -354,7 +354,7 @@ def _warn_of_other_ids(vocabulary_file: pathlib.Path) -> None:
 
 
 def _check(
-    found: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]], where: str | pathlib.Path
+    found: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]], where: str | files.Path
 ) -> None:
     faults = [f"missing {name} {expected[name]}" for name in sorted(expected.keys() - found.keys())]
     extra = sorted(found.keys() - expected.keys() - set(_IGNORED))

@@ -70,11 +70,12 @@ def locate_t5x(path: str, config: network.T5Config) -> str:
       ValueError: it holds another network; the message lists what differs.
     """
     path = hub.local(files.expand_home(path))
-    if not files.is_remote(path) and (pathlib.Path(path) / "config.json").exists():
+    folder = files.as_path(path)
+    if (folder / "config.json").exists():
         faults = _differing(conversion.open_weights(path).config, config)
         if faults:
             raise ValueError(_misfit(path, faults))
-        path = _converted(pathlib.Path(path))
+        path = _converted(folder)
     name = path.rstrip("/").rsplit("/", 1)[-1]
     found_at = path.rstrip("/") if name.startswith("checkpoint_") else t5x_legacy.latest(path)
     found = _shapes(t5x_legacy.open_tree(found_at))
@@ -89,7 +90,7 @@ def locate_t5x(path: str, config: network.T5Config) -> str:
     return found_at
 
 
-def _converted(folder: pathlib.Path) -> str:
+def _converted(folder: files.Path) -> str:
     """Returns the folder of a Hugging Face folder's weights in T5X's layout; made where missing, whole or not at all."""
     made = pathlib.Path(_CACHE).expanduser() / hub.identity(folder)
     if not made.exists():

@@ -34,7 +34,7 @@ _WRAPPERS = ("module.", "_orig_mod.", "model.")
 _WRAPPED_STATES = ("state_dict", "model_state_dict", "model", "module")
 
 
-def read(folder: pathlib.Path) -> Tensors:
+def read(folder: files.Path) -> Tensors:
     """Returns the tensors of a folder by name, without the prefixes of wrappers that all names share.
 
     Raises:
@@ -44,7 +44,7 @@ def read(folder: pathlib.Path) -> Tensors:
     return _without_wrappers(_read_files(folder))
 
 
-def read_json(path: pathlib.Path, what: str) -> Any:
+def read_json(path: files.Path, what: str) -> Any:
     """Returns the content of a JSON file; `FileNotFoundError` says `what` was expected where there is none."""
     if not path.exists():
         raise FileNotFoundError(f"checkpoints: no {path}; expected {what}")
@@ -60,7 +60,7 @@ def _without_wrappers(tensors: Tensors) -> Tensors:
     return tensors
 
 
-def _read_files(folder: pathlib.Path) -> Tensors:
+def _read_files(folder: files.Path) -> Tensors:
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     old, old_index = folder / "pytorch_model.bin", folder / "pytorch_model.bin.index.json"
     if single.exists():
@@ -75,7 +75,7 @@ def _read_files(folder: pathlib.Path) -> Tensors:
     raise FileNotFoundError(f"checkpoints: {folder} holds no weights; looked for {looked}")
 
 
-def _read_shards(index: pathlib.Path, reader: Any) -> Tensors:
+def _read_shards(index: files.Path, reader: Any) -> Tensors:
     placed: dict[str, str] = read_json(index, "an index of shards")["weight_map"]
     tensors: Tensors = {}
     for file in sorted(set(placed.values())):
@@ -89,10 +89,12 @@ def _read_shards(index: pathlib.Path, reader: Any) -> Tensors:
     return tensors
 
 
-def _read_safetensors(path: pathlib.Path) -> Tensors:
-    """Returns the tensors of one file as views of the mapped file."""
+def _read_safetensors(path: files.Path) -> Tensors:
+    """Returns the tensors of one file: views of the mapped file, or stored in a bucket."""
     if not path.exists():
         raise FileNotFoundError(f"checkpoints: {path} is missing, though the index names it")
+    if isinstance(path, files.BucketPath):
+        return _stored_safetensors(path)
     size = path.stat().st_size
     if size:
         files.refuse_foreign_content(path, "checkpoints", "safetensors")
@@ -118,8 +120,38 @@ def _read_safetensors(path: pathlib.Path) -> Tensors:
     return tensors
 
 
-def _read_pickle(path: pathlib.Path) -> Tensors:
+def _stored_safetensors(path: files.BucketPath) -> Tensors:
+    """Returns the tensors of a file in a bucket, each read when it is asked for, by rows where only some are."""
+    files.refuse_foreign_content(path, "checkpoints", "safetensors")
+    length = struct.unpack("<Q", path.read_head(8).ljust(8, b"\0"))[0]
+    header = json.loads(path.read_range(8, 8 + length)) if length else {}
+    header.pop("__metadata__", None)
+    tensors: Tensors = {}
+    for name, entry in header.items():
+        if entry["dtype"] not in _DTYPES:
+            raise ValueError(
+                f"checkpoints: {path}: {name} has dtype {entry['dtype']}; supported are {sorted(_DTYPES)}"
+            )
+        dtype, shape = _DTYPES[entry["dtype"]], tuple(entry["shape"])
+        start = 8 + length + entry["data_offsets"][0]
+        read = functools.partial(_read_rows, path, start, dtype, shape)
+        tensors[name] = StoredArray(shape, dtype, read)
+    return tensors
+
+
+def _read_rows(
+    path: files.BucketPath, start: int, dtype: np.dtype, shape: tuple[int, ...], index: Index
+) -> np.ndarray:
+    first, last, _ = index[0].indices(shape[0]) if index else (0, shape[0] if shape else 1, 1)
+    row = int(np.prod(shape[1:])) * dtype.itemsize
+    content = path.read_range(start + first * row, start + last * row)
+    rows = np.frombuffer(content, dtype).reshape((last - first, *shape[1:]) if shape else ())
+    return rows[(slice(None), *index[1:])] if index else rows
+
+
+def _read_pickle(path: files.Path) -> Tensors:
     """Returns the tensors of an old PyTorch file, read by its restricted unpickler."""
+    path = files.local_path(path, "checkpoints", "a PyTorch pickle")
     if not path.exists():
         raise FileNotFoundError(f"checkpoints: {path} is missing, though the index names it")
     files.refuse_foreign_content(path, "checkpoints", "PyTorch weights", archive="zip")

@@ -11,7 +11,14 @@
 | `vocabulary.py` | a SentencePiece model |
 """
 
-from cotdistill_jax.files.buckets import BucketError, BucketPath, SchemeError, explain, is_url
+from cotdistill_jax.files.buckets import (
+    BucketError,
+    BucketPath,
+    SchemeError,
+    explain,
+    explain_foreign,
+    is_url,
+)
 from cotdistill_jax.files.content import (
     ForeignFileError,
     foreign_content,
@@ -32,6 +39,7 @@ from cotdistill_jax.files.paths import (
     is_remote,
     local_path,
     name_below,
+    remove_tree,
 )
 from cotdistill_jax.files.patterns import is_name, matches, refuse_pattern
 from cotdistill_jax.files.vocabulary import open_vocabulary
@@ -58,6 +66,7 @@ __all__ = [
     "entries",
     "expand_home",
     "explain",
+    "explain_foreign",
     "file_sha256",
     "foreign_content",
     "hold",
@@ -74,6 +83,7 @@ __all__ = [
     "read_text",
     "refuse_foreign_content",
     "refuse_pattern",
+    "remove_tree",
     "replace_lines",
     "whole_characters",
     "write_atomically",

@@ -186,6 +186,18 @@ class BucketPath:
             raise FileNotFoundError(2, "No such file in the bucket", str(self))
         return head
 
+    def read_range(self, first: int, last: int) -> bytes:
+        """Returns the bytes from `first` up to `last`, which is not among them.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+            BucketError: it is shorter, or can't be read.
+        """
+        content = self._read(slice(first, last))
+        if content is None:
+            raise FileNotFoundError(2, "No such file in the bucket", str(self))
+        return content
+
     def read_bytes(self) -> bytes:
         """Returns the content.
 
@@ -235,6 +247,10 @@ class BucketPath:
     def unlink(self, missing_ok: bool = False) -> None:
         """Removes the object; one that is not there is no error, as in buckets."""
         self._call(lambda store: store.write(self.key, None))
+
+    def remove_tree(self) -> None:
+        """Removes everything below."""
+        self._call(lambda store: store.delete_range(_range(f"{self.key}/")))
 
     def write_if(self, generation: bytes, content: bytes) -> bytes | None:
         """Writes where the object is still of a generation; returns its new one, None where it was another.
@@ -353,19 +369,27 @@ _REASONS = (
     (r"invalid_grant|iat and exp|RequestTimeTooSkewed|clock",
      "the clock of this machine is off, so that its credentials are refused", "set the clock (timedatectl set-ntp true)"),
     (r"bucket does not exist|NoSuchBucket", "there is no such bucket", "make it (gcloud storage buckets create), or mend the name"),
-    (r"http_response_code='401'|[Aa]nonymous caller|Unauthenticated|UNAUTHENTICATED|invalid_client|Could not load credentials",
+    (r"http_response_code='401'|HTTP response code 401|[Aa]nonymous caller|Unauthenticated|UNAUTHENTICATED|invalid_client|Could not load credentials",
      "no credentials, or expired ones",
      "run `gcloud auth application-default login`, give the VM a service account, or set GOOGLE_APPLICATION_CREDENTIALS"),
-    (r"http_response_code='403'|PERMISSION_DENIED|does not have storage|AccessDenied",
+    (r"http_response_code='403'|HTTP response code 403|PERMISSION_DENIED|does not have storage|AccessDenied",
      "no permission", "grant the account that this process runs as roles/storage.objectUser on the bucket"),
-    (r"http_response_code='429'|RESOURCE_EXHAUSTED", "too many requests, also after many tries", "run the same command again, later"),
+    (r"http_response_code='429'|HTTP response code 429|RESOURCE_EXHAUSTED", "too many requests, also after many tries", "run the same command again, later"),
     (r"CURL error|retry attempts failed|UNAVAILABLE|DEADLINE|Could not resolve|Error executing an HTTP request",
      "no connection, also after several tries", "look at the network, then run the same command again"),
 )  # fmt: skip
 
 
+def explain_foreign(error: Exception) -> str | None:
+    """Returns what a library's error about a bucket means, in one line; None where it is not about one, or for no known reason."""
+    message = str(error)
+    about = re.search(r"(?:gs|s3)://[^\s'\"]*|\w*\.?googleapis\.com", message)
+    known = any(re.search(pattern, message) for pattern, _, _ in _REASONS)
+    return explain(message, about[0]) if about and known else None
+
+
 def explain(message: str, where: object) -> str:
-    """Returns what a client's error about a bucket means, in one line: where, what, what to do, what was said.
+    """Returns what an error of any client of buckets means, in one line: where, what, what to do, what was said.
 
     Args:
         message: of TensorStore, TensorFlow or Orbax.

@@ -1,6 +1,9 @@
 """Command line of the embedded runner.
 
 python -m cotdistill_jax.train --gin_file=gin/experiments/LEAF.gin --gin_file=gin/runs/finetune.gin --gin.MODEL_DIR='"DIR"'
+
+Exit status: 0 where all steps are done; 75 (EX_TEMPFAIL) where a signal stopped it, its checkpoint saved, so that a scheduler knows to
+run the same command again; 1 for a mistake, in one line, and for a fault, with its traceback.
 """
 
 import importlib
@@ -90,11 +93,11 @@ def main() -> None:
 
 
 def _leave() -> None:
-    """Ends this process although a thread of it compiles, or waits for data."""
+    """Ends a stopped run's process although a thread of it compiles, or waits for data; its status asks to be started again."""
     if jax.distributed.is_initialized():
         jax.distributed.shutdown()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(os.EX_TEMPFAIL)
 
 
 def _connect(description: run_folder.Description) -> None:

@@ -416,9 +416,12 @@ class _Loop:
             yield
         except (OSError, ValueError, tf.errors.OpError) as error:
             kept = _newest_whole(self.folder)
+            if files.is_remote(self.folder):
+                remedy = files.explain(str(error), self.folder)
+            else:
+                remedy = f"Make room there or bring the folder back, then run the same command again. The reason: {str(error)[:400]}"
             raise CheckpointWriteError(
-                f"train: a checkpoint could not be written in {self.folder}; {kept}. Make room there or bring the folder "
-                f"back, then run the same command again. The reason: {str(error)[:400]}"
+                f"train: a checkpoint could not be written in {self.folder}; {kept}. {remedy}"
             ) from error
 
     def _evaluation_is_due(self, done: int) -> bool:

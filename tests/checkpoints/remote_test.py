@@ -7,9 +7,10 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from flax import traverse_util
 
-from cotdistill_jax import corpus, network
-from cotdistill_jax.checkpoints import conversion, train_state
+from cotdistill_jax import corpus, files, network
+from cotdistill_jax.checkpoints import conversion, huggingface, train_state
 
 CONFIG = network.T5Config(
     vocab_size=512,
@@ -117,3 +118,32 @@ def test_names_of_t5x_bucket_find_weights_and_vocabulary(tmp_path, params, in_bu
         "gs://t5-data/pretrained_models/t5x/flan_t5_base/checkpoint_1184000 1184000 sentencepiece.model",
         "t5x",
     ]
+
+
+@pytest.mark.parametrize("shard_bytes", [10_000_000, 2_000])
+def test_hugging_face_weights_in_a_bucket_are_those_of_the_folder(
+    tmp_path, bucket, params, shard_bytes
+):
+    local = tmp_path / "hf"
+    huggingface.write(local, CONFIG, params, corpus.arith_vocabulary(), 0, shard_bytes)
+    remote = files.as_path(f"{bucket.url}/hf")
+    for path in local.iterdir():
+        (remote / path.name).write_bytes(path.read_bytes())
+    here, there = (conversion.open_weights(str(folder)) for folder in (local, remote))
+    assert here.config == there.config and there.vocabulary_file.read_bytes()
+    assert conversion.differences(here.params, there.params) == []
+    whole = traverse_util.flatten_dict(here.params)
+    for name, leaf in traverse_util.flatten_dict(there.params).items():
+        part = (slice(1, 3), slice(0, 2))[: len(leaf.shape)]
+        np.testing.assert_array_equal(leaf[part], whole[name][part])
+
+
+def test_a_cut_off_file_of_weights_in_a_bucket_is_named(tmp_path, bucket, params):
+    huggingface.write(tmp_path, CONFIG, params)
+    remote = files.as_path(f"{bucket.url}/hf")
+    for path in tmp_path.iterdir():
+        content = path.read_bytes()
+        cut = len(content) // 2 if path.suffix == ".safetensors" else len(content)
+        (remote / path.name).write_bytes(content[:cut])
+    with pytest.raises(files.BucketError, match=r"model\.safetensors.*OUT_OF_RANGE"):
+        conversion.load(str(remote))

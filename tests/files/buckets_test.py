@@ -157,3 +157,18 @@ def test_explained_in_one_line():
         said
         == "files: gs://b: no connection, also after several tries; look at the network, then run the same command again. The answer: CURL error Could not resolve host"
     )
+
+
+def test_errors_of_libraries_about_buckets_are_told_apart():
+    tensorflow = RuntimeError(
+        "Error executing an HTTP request: HTTP response code 403 with body '{}'\n\t when uploading gs://b/run/x"
+    )
+    assert buckets.explain_foreign(tensorflow).startswith(
+        "files: gs://b/run/x: no permission; grant"
+    )
+    client = RuntimeError(
+        "404 GET https://storage.googleapis.com/storage/v1/b/b?fields=name: The specified bucket does not exist."
+    )
+    assert "there is no such bucket" in buckets.explain_foreign(client)
+    assert buckets.explain_foreign(RuntimeError("no permission to read /etc/shadow")) is None
+    assert buckets.explain_foreign(RuntimeError("shape (3,) of gs://b/x is wrong")) is None

@@ -15,6 +15,7 @@ from tensorboard.compat.proto import event_pb2
 
 from cotdistill_jax import checkpoints, files
 from cotdistill_jax.checkpoints import t5x_legacy
+from cotdistill_jax.files import locks
 from cotdistill_jax.train import loop, metrics_file, metrics_log, run_lock
 from tests.gcs_server import Fault
 
@@ -99,8 +100,14 @@ def test_a_run_in_a_bucket_is_the_run_on_disk_also_when_killed_and_continued(
     os.kill(pid, signal.SIGKILL)
     assert runner.status(pid) == -signal.SIGKILL
     assert (folder / run_lock.LOCK_FILE).is_file()
+    (folder / "evaluation/results.json").write_text("{}")  # what others put there stays
+    half_written = set(checkpoints.list_steps(folder)) ^ {
+        int(path.name.partition("_")[2]) for path in folder.glob("checkpoint_*")
+    }
+    assert half_written
     said = runner.finish(_start(runner, bucket, run), run)
     assert "continuing" in said and f"train: done after step 24: {run}" in said
+    (folder / "evaluation/results.json").unlink()
     check_equal(on_disk, run, 24)
     assert len((folder / "starts.jsonl").read_text().splitlines()) == 2
 
@@ -127,7 +134,9 @@ def test_faults_of_the_bucket_change_nothing(runner, bucket, on_disk):
     check_equal(on_disk, run, 24)
 
 
-def test_a_second_run_in_the_folder_is_refused(train_toy, bucket):
+def test_a_second_run_in_the_folder_is_refused(train_toy, bucket, monkeypatch):
+    monkeypatch.setattr(locks, "BEAT_S", 0.2)
+    monkeypatch.setattr(locks, "_LOOK_S", 0.1)
     folder = files.as_path(f"{bucket.url}/run")
     with (
         run_lock.hold(folder),

@@ -82,7 +82,7 @@ def test_two_processes_give_the_losses_of_one_and_a_signal_stops_both_after_the_
         time.sleep(0.05)
     os.kill(pids[1], signal.SIGTERM)
     for pid in pids:
-        said = runner.finish(pid, run)
+        said = runner.finish(pid, run, os.EX_TEMPFAIL)
     (stopped,) = checkpoints.list_steps(run)
     assert f"stopped by SIGTERM after step {stopped} of 100000" in said
     assert metrics_file.read_metrics(run)[-1]["step"] == stopped
