@@ -20,6 +20,7 @@ INSTALL_REQUIRES = [
     "clu>=0.0.12",
     "flax>=0.12,<0.13",
     "gin-config>=0.5.0",
+    "google-cloud-storage>=3",  # Orbax asks it about every gs:// path
     "huggingface_hub>=1.0",
     "importlib_resources>=6",  # tensorflow-datasets imports it without asking for it on some versions
     "jax>=0.10.2,<0.13",  # 0.10.2 is the last for Python 3.11
