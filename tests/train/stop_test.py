@@ -91,8 +91,8 @@ class Pair:
     def said(self, index):
         return self._runner.said(self.logs[index])
 
-    def finish(self):
-        """Waits until both have ended, each well; returns the seconds until each had."""
+    def finish(self, status=0):
+        """Waits until both have ended, each with this exit status; returns the seconds until each had."""
         ended, asked = {}, set()
         since = time.monotonic()
         while len(ended) < 2:
@@ -106,7 +106,7 @@ class Pair:
                     os.kill(pid, signal.SIGUSR1)
             time.sleep(0.01)
         for index, pid in enumerate(self.pids):
-            assert self._runner.status(pid) == 0, self.said(index)[-4000:]
+            assert self._runner.status(pid) == status, self.said(index)[-4000:]
         return [ended[pid] for pid in self.pids]
 
 
@@ -169,7 +169,7 @@ def _stop(moment, to, runner, run, folders, data, rng):
     for index in to:
         os.kill(pair.pids[int(index)], signal.SIGTERM)
     step = _step(run)
-    seconds = pair.finish()
+    seconds = pair.finish(os.EX_TEMPFAIL)
     if moment == "data":
         shutil.rmtree(stalled)
         shutil.copytree(data, stalled)
