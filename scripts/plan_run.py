@@ -13,7 +13,6 @@ import dataclasses
 import json
 import math
 import os
-import pathlib
 import re
 import sys
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from absl import app, flags
 
-from cotdistill_jax import command
+from cotdistill_jax import command, files
 
 if TYPE_CHECKING:
     from cotdistill_jax.train.compiled_plan import CompiledPlan
@@ -137,7 +136,9 @@ def compile_for_tpu(recipe: "Recipe", shapes: Sequence[tuple[int, ...]]) -> None
             {"gin_files": _FILES.value, "bindings": _BINDINGS, **dataclasses.asdict(found)}
         )
     if _JSON.value:
-        pathlib.Path(_JSON.value).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        files.as_path(_JSON.value).write_text(
+            json.dumps(results, indent=1) + "\n", encoding="utf-8"
+        )
 
 
 def main(unparsed: Sequence[str]) -> None:

@@ -79,7 +79,7 @@ def main(argv: list[str]) -> None:
         _OUTPUT.value or f"runs/paper_{size}", "reproduce", "its output"
     ).absolute()
     said = _DATA_DIR.value or os.environ.get("COTDISTILL_DATA_DIR", "data")
-    data = pathlib.Path(said).absolute()
+    data = files.local_path(said, "reproduce", "the benchmark folder").absolute()
     run, weights = output / "run", _WEIGHTS.value or SIZES[size]
     if weights is not None and os.path.isdir(weights):
         weights = os.path.abspath(weights)

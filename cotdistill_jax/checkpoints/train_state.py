@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 from flax import serialization, traverse_util
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as preservation
 
 from cotdistill_jax import files, network
@@ -27,7 +28,8 @@ from cotdistill_jax.checkpoints import orbax_layout, stored
 
 STEP_PREFIX = "checkpoint"
 _STATE, _DATASET, _NOTES = orbax_layout.STATE, "dataset", "notes"
-_COMMITTED = "commit_success.txt"  # Orbax's
+# Names of Orbax's.
+_COMMITTED, _TEMPORARY = "commit_success.txt", ".orbax-checkpoint-tmp"
 _POSITION_FILE = "train_ds-000-of-001"
 
 Tree = dict[str, Any]
@@ -122,12 +124,18 @@ class TrainCheckpoints:
             step_prefix=STEP_PREFIX,
             # Which stay is the policy's to say; with this Orbax also writes the metrics, which a continued run compares.
             best_fn=(lambda metrics: metrics[best_metric]) if keep_best else None,
-            cleanup_tmp_directories=True,
+            # In a bucket Orbax would take every folder for a half-written checkpoint that holds no `commit_success.txt`, such as
+            # `tensorboard`, and remove it.
+            cleanup_tmp_directories=False,
             create=True,
             # A folder that a bucket refuses is then an error of `save` itself; else it is one after five minutes of waiting, without
             # its reason.
             async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
         )
+        if jax.process_index() == 0:
+            _remove_half_written(files.as_path(model_dir))
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("half-written checkpoints removed")
         self._manager = ocp.CheckpointManager(
             epath.Path(str(files.as_path(model_dir).absolute())),
             options=options,
@@ -269,6 +277,16 @@ def list_steps(model_dir: files.AnyPath) -> list[int]:
     )
     whole = (entry.name.removeprefix(prefix) for entry in entries if _is_whole(entry))
     return sorted(int(number) for number in whole if number.isdigit())
+
+
+def _remove_half_written(model_dir: files.Path) -> None:
+    """Removes what interrupted saves left."""
+    if not model_dir.is_dir():
+        return
+    for entry in files.entries(model_dir, f"{STEP_PREFIX}_*"):
+        step = entry.name.removeprefix(f"{STEP_PREFIX}_")
+        if (step.isdigit() and not _is_whole(entry)) or _TEMPORARY in step:
+            files.remove_tree(entry)
 
 
 def _is_whole(checkpoint: files.Path) -> bool:

@@ -12,8 +12,6 @@ Leaves the files that SeqIO's own tool leaves, so that `use_cached=True` reads t
 
 import contextlib
 import json
-import os
-import pathlib
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -23,9 +21,7 @@ import tensorflow as tf
 from cotdistill_jax import files
 
 
-def write_cache(
-    task_name: str, cache_dir: str | pathlib.Path, num_shards: int = 2
-) -> dict[str, int]:
+def write_cache(task_name: str, cache_dir: files.AnyPath, num_shards: int = 2) -> dict[str, int]:
     """Returns the number of examples written for every split of a task.
 
     Args:
@@ -37,14 +33,14 @@ def write_cache(
         ValueError: If the task has no cache placeholder, a split has no example, or SeqIO would read the folder's name as a pattern.
         FileExistsError: If the task is already cached there.
     """
-    files.refuse_pattern(os.fspath(cache_dir), "features", "cache folder", "SeqIO")
+    files.refuse_pattern(str(cache_dir), "features", "cache folder", "SeqIO")
     task = seqio.get_mixture_or_task(task_name)
     if not getattr(task, "supports_caching", False):
         raise ValueError(
             f"features: {task_name} cannot be cached: it is a mixture or has no "
             "seqio.CacheDatasetPlaceholder among its preprocessors. Cache the tasks of a mixture one by one."
         )
-    task_dir = pathlib.Path(cache_dir) / seqio.get_task_dir_from_name(task_name)
+    task_dir = files.as_path(cache_dir) / seqio.get_task_dir_from_name(task_name)
     completed = task_dir / "COMPLETED"
     if completed.exists():
         raise FileExistsError(
@@ -52,11 +48,11 @@ def write_cache(
         )
     task_dir.mkdir(parents=True, exist_ok=True)
     counts = {split: _write_split(task, split, task_dir, num_shards) for split in task.splits}
-    completed.touch()
+    files.write_atomically(completed, b"")
     return counts
 
 
-def _write_split(task: seqio.Task, split: str, task_dir: pathlib.Path, num_shards: int) -> int:
+def _write_split(task: seqio.Task, split: str, task_dir: files.Path, num_shards: int) -> int:
     """Returns the number of examples of `split`, written to `task_dir`."""
     source = task.source.get_dataset(split=split, shuffle=False)
     dataset = task.preprocess_precache(source, seed=0)

@@ -39,6 +39,7 @@ from cotdistill_jax.files.paths import (
     is_remote,
     local_path,
     name_below,
+    remove_tree,
 )
 from cotdistill_jax.files.patterns import is_name, matches, refuse_pattern
 from cotdistill_jax.files.vocabulary import open_vocabulary
@@ -82,6 +83,7 @@ __all__ = [
     "read_text",
     "refuse_foreign_content",
     "refuse_pattern",
+    "remove_tree",
     "replace_lines",
     "whole_characters",
     "write_atomically",

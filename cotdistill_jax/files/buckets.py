@@ -248,6 +248,10 @@ class BucketPath:
         """Removes the object; one that is not there is no error, as in buckets."""
         self._call(lambda store: store.write(self.key, None))
 
+    def remove_tree(self) -> None:
+        """Removes everything below."""
+        self._call(lambda store: store.delete_range(_range(f"{self.key}/")))
+
     def write_if(self, generation: bytes, content: bytes) -> bytes | None:
         """Writes where the object is still of a generation; returns its new one, None where it was another.
 

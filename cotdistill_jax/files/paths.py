@@ -7,6 +7,7 @@ share; what a library can only do on this machine takes `local_path`, which refu
 import os
 import pathlib
 import re
+import shutil
 from typing import Any, TypeAlias
 
 from cotdistill_jax.files import names
@@ -62,6 +63,14 @@ def entries(folder: Path, pattern: str = "*") -> list[Path]:
         pattern: as `glob` takes it, parts between slashes; characters of the folder's own name are none of a pattern.
     """
     return sorted(folder.glob(pattern), key=str)
+
+
+def remove_tree(folder: Path) -> None:
+    """Removes a folder with all that is in it."""
+    if isinstance(folder, BucketPath):
+        folder.remove_tree()
+    else:
+        shutil.rmtree(folder)
 
 
 def name_below(path: Path, folder: Path) -> str:

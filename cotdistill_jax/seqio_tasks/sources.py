@@ -97,7 +97,7 @@ class CorpusSource(seqio.TfdsDataSource):
         return super().list_shards(split)
 
     def _check(self) -> None:
-        folder = pathlib.Path(self._loader.data_dir)
+        folder = files.as_path(self._loader.data_dir)
         if not (folder / "dataset_info.json").exists():
             corpus = self._name.partition("/")[0]  # without its config
             command = BUILD_COMMAND.format(name=corpus, data_dir=self._loader.tfds_data_dir)
@@ -173,11 +173,11 @@ class ByQuestionSource(CorpusSource):
         )
 
 
-def _sorted_by_question(files: Sequence[str]) -> tuple[tf.Tensor, tf.Tensor]:
+def _sorted_by_question(shards: Sequence[str]) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns all stored rows, sorted by question and sample, and where each question starts, with the end at last.
 
     Args:
-        files: Those of a split.
+        shards: Files of a split.
 
     Example: rows of questions b, a, b become those of a, b, b, with starts [0, 1, 3].
     """
@@ -186,7 +186,7 @@ def _sorted_by_question(files: Sequence[str]) -> tuple[tf.Tensor, tf.Tensor]:
         "sample_id": tf.io.FixedLenFeature([], tf.int64),
     }
     stored: list[tuple[bytes, int, bytes]] = []
-    batches = tf.data.TFRecordDataset(list(files)).batch(1024)
+    batches = tf.data.TFRecordDataset(list(shards)).batch(1024)
     for batch in batches.as_numpy_iterator():
         named = tf.io.parse_example(batch, names)
         of_batch = (named["question_id"].numpy(), named["sample_id"].numpy(), batch)

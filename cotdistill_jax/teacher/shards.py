@@ -382,7 +382,7 @@ def _refuse_foreign(path: files.Path, layout: Layout) -> None:
 def _open(path: files.Path, layout: Layout) -> pq.ParquetFile:
     _refuse_foreign(path, layout)
     try:
-        return pq.ParquetFile(path)
+        return pq.ParquetFile(_source(path))
     except pa.ArrowInvalid as error:
         raise ShardError(
             f"{layout.artefact}: {path} is not a whole Parquet file ({error}). Delete it and resume the run that writes it."

@@ -100,8 +100,14 @@ def test_a_run_in_a_bucket_is_the_run_on_disk_also_when_killed_and_continued(
     os.kill(pid, signal.SIGKILL)
     assert runner.status(pid) == -signal.SIGKILL
     assert (folder / run_lock.LOCK_FILE).is_file()
+    (folder / "evaluation/results.json").write_text("{}")  # what others put there stays
+    half_written = set(checkpoints.list_steps(folder)) ^ {
+        int(path.name.partition("_")[2]) for path in folder.glob("checkpoint_*")
+    }
+    assert half_written
     said = runner.finish(_start(runner, bucket, run), run)
     assert "continuing" in said and f"train: done after step 24: {run}" in said
+    (folder / "evaluation/results.json").unlink()
     check_equal(on_disk, run, 24)
     assert len((folder / "starts.jsonl").read_text().splitlines()) == 2
 
