@@ -10,10 +10,10 @@ No weights are read and nothing is trained; a mesh of 16 devices compiles on a l
 """
 
 import dataclasses
+import importlib.util
 import json
 import math
 import os
-import pathlib
 import re
 import sys
 from collections.abc import Sequence
@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING
 
 from absl import app, flags
 
-from cotdistill_jax import command
+from cotdistill_jax import command, files
 
 if TYPE_CHECKING:
     from cotdistill_jax.train.compiled_plan import CompiledPlan
     from cotdistill_jax.train.planning import Needs
     from cotdistill_jax.train.recipe import Recipe
+    from cotdistill_jax.train.tpu_topologies import Topology
 
 _FILES = flags.DEFINE_multi_string("gin_file", None, "Experiment leaf and overlays.", required=True)
 _MESHES = flags.DEFINE_multi_string(
@@ -50,6 +51,12 @@ _COMPILE = flags.DEFINE_string(
     "Slice of TPUs to compile the run's programs for, such as v5e:2x4; none need be there.",
 )
 _STEP_ONLY = flags.DEFINE_bool("step_only", False, "With --compile: not the evaluation's decoding.")
+_PLAN = flags.DEFINE_bool(
+    "plan", True, "With --compile: also plan, to say by how much the plan misses."
+)
+_T5X = flags.DEFINE_bool(
+    "t5x", False, "With --compile: also T5X's own step, whose layers are not scanned."
+)
 _JSON = flags.DEFINE_string("json", None, "With --compile: also write the figures to this file.")
 AXES = ("data", "fsdp", "model")
 
@@ -106,10 +113,13 @@ def report_compiled(found: "CompiledPlan") -> None:
     print(f"\n{found.topology}, mesh {in_words(found.shape)} ({found.why}), {found.versions}")
     rows = {"step": found.step, **found.decoding}
     for name, program in rows.items():
-        verdict = "fits" if program.fits else "DOES NOT FIT"
-        resident = f" beside {gib(found.beside(name))} of the run" if name in found.decoding else ""
+        verdict = "fits" if program.fits and program.bytes <= found.usable_bytes else "DOES NOT FIT"
+        beside = program.beside_bytes
+        resident = (
+            f", of which {gib(beside)} the run's state and weights beside it" if beside else ""
+        )
         print(
-            f"  {name}: {verdict}: {gib(found.total(name))} of {gib(found.usable_bytes)} a device{resident}; "
+            f"  {name}: {verdict}: {gib(program.bytes)} of {gib(found.usable_bytes)} a device{resident}; "
             f"compiled in {program.compile_seconds:.0f} s"
         )
         for kind, traffic in program.collectives.items():
@@ -120,7 +130,37 @@ def report_compiled(found: "CompiledPlan") -> None:
         f"  restored checkpoint: {found.restored.num_arrays} arrays, {gib(found.restored.bytes)} a device, laid out "
         f"{layout[found.restored.as_in_step]}; the largest part is {name} with {gib(size)}"
     )
-    print(f"  plan: {gib(found.plan.bytes)} for the step, {found.miss:+.1%} beside the compiler")
+    if found.plan is not None:
+        print(
+            f"  plan: {gib(found.plan.bytes)} for the step, {found.miss:+.1%} beside the compiler"
+        )
+
+
+def report_t5x(recipe: "Recipe", topology: "Topology", shape: tuple[int, ...]) -> None:
+    """Compiles T5X's own step for a mesh of a slice, and prints what the compiler says."""
+    if importlib.util.find_spec("t5x") is None:
+        raise ValueError("plan_run: --t5x: t5x is not installed; bash scripts/install_t5x.sh")
+    import tasks  # noqa: F401  (registers the mixtures, whose vocabulary the model asks for)
+    from cotdistill_jax import partitioning
+    from cotdistill_jax.t5x_model import ahead
+    from cotdistill_jax.train import chips, tpu_compile, tpu_topologies
+
+    lowered = ahead.lower_step(
+        partitioning.make_mesh(shape, tpu_topologies.devices(topology)),
+        dataclasses.replace(recipe.config, scan_layers=False),
+        recipe.mixture_or_task_name,
+        recipe.optimizer,
+        recipe.loss_fn,
+        recipe.batch,
+        recipe.num_microbatches,
+        recipe.num_loss_chunks,
+    )
+    program, _ = tpu_compile.compile_program(lowered)
+    verdict = "fits" if program.fits else "DOES NOT FIT"
+    print(
+        f"  T5X's step, layers not scanned: {verdict}: {program.bytes / chips.GIB:.2f} GiB a device; "
+        f"compiled in {program.compile_seconds:.0f} s"
+    )
 
 
 def compile_for_tpu(recipe: "Recipe", shapes: Sequence[tuple[int, ...]]) -> None:
@@ -131,13 +171,22 @@ def compile_for_tpu(recipe: "Recipe", shapes: Sequence[tuple[int, ...]]) -> None
     print(f"{', '.join(_FILES.value)} for {topology.num_devices} x {topology.kind.chip}")
     results = []
     for shape in shapes or [None]:
-        found = compiled_plan.make(recipe, topology, shape, decode=not _STEP_ONLY.value)
+        found = compiled_plan.make(
+            recipe,
+            topology,
+            shape,
+            decode=not _STEP_ONLY.value,
+            plan=_PLAN.value,
+            say=lambda text: print(text, flush=True),
+        )
         report_compiled(found)
         results.append(
             {"gin_files": _FILES.value, "bindings": _BINDINGS, **dataclasses.asdict(found)}
         )
     if _JSON.value:
-        pathlib.Path(_JSON.value).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        files.as_path(_JSON.value).write_text(
+            json.dumps(results, indent=1) + "\n", encoding="utf-8"
+        )
 
 
 def main(unparsed: Sequence[str]) -> None:

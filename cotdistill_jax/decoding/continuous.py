@@ -162,6 +162,13 @@ def bucket_length(length: int) -> int:
     return -(-length // step) * step
 
 
+def prompts_at_a_time(batch_size: int, num_samples: int, mesh: Mesh | None) -> int:
+    """Returns how many prompts are encoded together: an eighth of the rows, and a row at least for each of a mesh's parts."""
+    rows = 1 if mesh is None else partitioning.num_row_shards(mesh)
+    at_a_time = -(-max(1, batch_size // 8 // num_samples) // rows) * rows
+    return min(at_a_time, batch_size // num_samples)
+
+
 class _Owner(NamedTuple):
     prompt: int
     sample: int
@@ -187,9 +194,7 @@ class _Rows:
         self._config, self._weights, self._dynamic = config, weights, dynamic
         self._batch_size, self._max_decode_len, self._top_k = batch_size, max_decode_len, top_k
         self._num_samples = num_samples
-        rows = 1 if mesh is None else partitioning.num_row_shards(mesh)
-        at_a_time = -(-max(1, batch_size // 8 // num_samples) // rows) * rows
-        self._num_prompts = min(at_a_time, batch_size // num_samples)
+        self._num_prompts = prompts_at_a_time(batch_size, num_samples, mesh)
         self._num_rows = self._num_prompts * num_samples
         self._state: State | None = None
         self._lengths = np.zeros(batch_size, np.int32)

@@ -76,6 +76,11 @@ class DistillTrainer(trainer.Trainer):
         )
 
 
+def logical_axis_rules() -> list[tuple[str, str | tuple[str, ...] | None]]:
+    """Returns the embedded runner's rules, and a word on every other axis."""
+    return [*partitioning.LOGICAL_AXIS_RULES, *((name, None) for name in _REPLICATED)]
+
+
 class Partitioner(t5x_partitioning.PjitPartitioner):
     """T5X's partitioner on the mesh of the embedded runner, on every platform.
 
@@ -106,8 +111,7 @@ class Partitioner(t5x_partitioning.PjitPartitioner):
             batch_size,
             num_microbatches,
         )
-        rules = [*partitioning.LOGICAL_AXIS_RULES, *((name, None) for name in _REPLICATED)]
-        super().__init__(num_partitions=1, logical_axis_rules=rules)
+        super().__init__(num_partitions=1, logical_axis_rules=logical_axis_rules())
 
     @property
     def mesh(self) -> jax.sharding.Mesh:

@@ -1,7 +1,7 @@
 """Published peak numbers of the accelerators that a plan is made for; each names its source.
 
 Looked up in November 2026. Google's pages: TPU v3 (123 TFLOP/s and 32 GiB a chip of two cores), v5e (197 TFLOP/s, 16 GB, links of
-1,600 Gbit/s over two axes), v5p (459 TFLOP/s, 95 GiB, links of 1,200 GB/s in both directions over three axes). NVIDIA's datasheets
+1,600 Gbit/s over two axes), v6e (918 TFLOP/s, 32 GB, twice v5e's links), v5p (459 TFLOP/s, 95 GiB, links of 1,200 GB/s in both directions over three axes). NVIDIA's datasheets
 were read as quoted elsewhere: A100 (312 and 156 TFLOP/s, NVLink 300 + 300 GB/s, 40 or 80 GB) and H100 SXM (989.4 and 494.7 TFLOP/s
 without sparsity, NVLink 900 GB/s in both directions, 80 GB) at glennklockwood.com/garden/processors, H200 (H100's chip, 141 GB) at
 aiwiki.ai/wiki/nvidia_h200; so was Google's page on TPU v4 (275 TFLOP/s, 32 GB), at glennklockwood.com/garden/tpuv4. Links of TPU v3:

@@ -4,12 +4,12 @@ import dataclasses
 import datetime
 import importlib.metadata
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 
 from cotdistill_jax import partitioning
-from cotdistill_jax.train import planning, tpu_compile, tpu_topologies
+from cotdistill_jax.train import chips, planning, tpu_compile, tpu_topologies
 from cotdistill_jax.train.recipe import Recipe
 from cotdistill_jax.train.tpu_compile import Program, Restored
 
@@ -23,7 +23,7 @@ class CompiledPlan:
       shape: devices along (data, fsdp, model).
       why: who chose the mesh, and why.
       usable_bytes: what the compiler lets programs use.
-      plan: what `planning` says of the step.
+      plan: what `planning` says of the step; None where it was not asked for.
       step: the training step.
       restored: the layout of a restored checkpoint.
       decoding: the programs of the evaluation, by name; empty where they were not asked for.
@@ -34,32 +34,34 @@ class CompiledPlan:
     shape: tuple[int, ...]
     why: str
     usable_bytes: float
-    plan: planning.Needs
+    plan: planning.Needs | None
     step: Program
     restored: Restored
     decoding: Mapping[str, Program]
     versions: str
 
-    def beside(self, name: str) -> float:
-        """Returns the bytes of the run that stay on a device while one of its programs runs: none for the step's own."""
-        return 0.0 if name == "step" else self.restored.bytes
-
-    def total(self, name: str) -> float:
-        """Returns the memory that a device needs while a program runs."""
-        program = self.step if name == "step" else self.decoding[name]
-        return program.peak_bytes + self.beside(name)
+    @property
+    def miss(self) -> float | None:
+        """By which part of the compiler's figure the plan is too high, or, negative, too low."""
+        return None if self.plan is None else self.plan.bytes / self.step.peak_bytes - 1
 
     @property
-    def miss(self) -> float:
-        """By which part of the compiler's figure the plan is too high, or, negative, too low."""
-        return self.plan.bytes / self.step.peak_bytes - 1
+    def fits(self) -> bool:
+        """Whether all programs fit, with what the run keeps beside them."""
+        return all(
+            program.fits and program.bytes <= self.usable_bytes
+            for program in (self.step, *self.decoding.values())
+        )
 
 
 def make(
     recipe: Recipe,
     topology: tpu_topologies.Topology,
     shape: tuple[int, ...] | None = None,
+    *,
     decode: bool = True,
+    plan: bool = True,
+    say: Callable[[str], None] = lambda text: None,
 ) -> CompiledPlan:
     """Returns the figures of a leaf on a slice.
 
@@ -68,6 +70,8 @@ def make(
       topology: the slice.
       shape: (data, fsdp, model); None: the leaf's MESH_SHAPE, and where that is None what it chooses.
       decode: whether the evaluation's programs are compiled, too.
+      plan: whether the plan is made, too, which compiles for CPUs.
+      say: called with what is known already, as compiling takes minutes.
 
     Raises:
       ValueError: no libtpu, or a mesh that does not divide network, batch or slice.
@@ -77,16 +81,21 @@ def make(
     shape, why = _shape(recipe, len(devices), usable, shape)
     mesh = partitioning.make_mesh(shape, devices)
     partitioning.check_mesh(mesh, recipe.config, recipe.batch_size, recipe.num_microbatches)
-    program, restored = tpu_compile.compile_step(mesh, recipe)
+    state = tpu_compile.abstract_state(mesh, recipe)
+    program, restored = tpu_compile.compile_step(mesh, recipe, state)
+    verdict = "fits" if program.fits else "does not fit"
+    say(
+        f"step on {topology.name} {tuple(mesh.devices.shape)}: {verdict}, {program.bytes / chips.GIB:.2f} of {usable / chips.GIB:.2f} GiB"
+    )
     return CompiledPlan(
         topology=topology.name,
         shape=tuple(mesh.devices.shape),
         why=why,
         usable_bytes=usable,
-        plan=_planned(recipe, tuple(mesh.devices.shape)),
+        plan=_planned(recipe, tuple(mesh.devices.shape)) if plan else None,
         step=program,
         restored=restored,
-        decoding={},
+        decoding=tpu_compile.compile_decoding(mesh, recipe, state) if decode else {},
         versions=versions(),
     )
 

@@ -173,8 +173,10 @@ def _missing(address: str, came: Mapping[int, Mapping[str, Any]], count: int) ->
 
 
 def _listener(port: int) -> socket.socket:
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
     try:
-        return socket.create_server(("", port), backlog=1024)
+        return socket.create_server(("", port), family=family, backlog=1024, dualstack_ipv6=both)
     except OSError as error:
         raise OSError(
             error.errno,

@@ -21,6 +21,7 @@ class Recipe:
       config: dimensions of the network.
       loss_fn: its loss.
       optimizer: its optimizer.
+      mixture_or_task_name: what it trains on.
       batch: shapes of an optimizer step's batch.
       batch_size: rows of it.
       num_microbatches: parts of it.
@@ -36,6 +37,7 @@ class Recipe:
     config: network.T5Config
     loss_fn: LossFn
     optimizer: optax.GradientTransformation
+    mixture_or_task_name: str
     batch: Mapping[str, jax.ShapeDtypeStruct]
     batch_size: int
     num_microbatches: int
@@ -70,6 +72,7 @@ def read(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> Recipe:
         config=gin.get_configurable(network.T5Config)(),
         loss_fn=loss_fn,
         optimizer=gin.get_configurable(optimizers.chain)(),
+        mixture_or_task_name=macro("MIXTURE_OR_TASK_NAME"),
         batch=batch,
         batch_size=macro("BATCH_SIZE"),
         num_microbatches=macro("NUM_MICROBATCHES"),

@@ -36,7 +36,7 @@ class Kind:
     Attributes:
       chip: its name in `chips.CHIPS`.
       libtpu: its name in libtpu.
-      slices: the chips of the slices that Google offers, along the axes of the torus.
+      slices: the chips of the slices that Google offers, along the axes of the torus, and one chip alone.
       options: what libtpu has to be told; a v4 chip is one device of two cores only when asked for.
     """
 

@@ -44,6 +44,12 @@ def test_three_processes_meet_and_leave_the_port(address):
         pass
 
 
+def test_they_meet_at_an_address_of_either_kind(address):
+    port = address.rpartition(":")[2]
+    for host in ("127.0.0.1", *(["[::1]"] if socket.has_dualstack_ipv6() else [])):
+        assert _meet(f"{host}:{port}", (0, {}), (1, {})) == [None] * 2
+
+
 def test_a_setting_that_differs_is_named_in_all_processes(address):
     first = {"LEARNING_RATE": "0.1", "SEED": "1", "code commit": "abc"}
     second = {"LEARNING_RATE": "0.2", "code commit": "abd", "SEED": "1"}
