@@ -299,12 +299,12 @@ def start(folder: pathlib.Path, command: Sequence[str]) -> int:
     return 0
 
 
-def detach(folder: pathlib.Path, arguments: Sequence[str]) -> None:
-    """Starts this script once more, in a session of its own, and returns when it has begun or said why not."""
+def detach(folder: pathlib.Path, arguments: Sequence[str]) -> int:
+    """Starts this script once more, in a session of its own; returns, when it has begun, 0, and 1 where it did not."""
     before = read(folder)
     if before.state in ("running", "waiting"):
         print(f"supervise: already running here: process {before.pid}, {before.reason}")
-        return
+        return 0
     with (folder / "log.txt").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, __file__, *arguments],
@@ -315,7 +315,11 @@ def detach(folder: pathlib.Path, arguments: Sequence[str]) -> None:
         )
     while process.poll() is None and read(folder).pid != process.pid:
         time.sleep(0.05)
+    if read(folder).pid != process.pid:
+        print(f"supervise: it did not start; see {folder / 'log.txt'}", file=sys.stderr)
+        return 1
     print(f"supervise: started as process {process.pid}; log: {folder / 'log.txt'}")
+    return 0
 
 
 def _own_flags() -> list[str]:
@@ -337,7 +341,9 @@ def main(arguments: Sequence[str]) -> int:
         print("supervise: give the command after `--`", file=sys.stderr)
         return 2
     elif _DETACH.value:
-        detach(folder, [text for text in _own_flags() if text != "--detach"] + ["--", *command])
+        return detach(
+            folder, [text for text in _own_flags() if text != "--detach"] + ["--", *command]
+        )
     else:
         return start(folder, command)
     return 0

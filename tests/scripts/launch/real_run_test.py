@@ -192,7 +192,7 @@ def test_the_doctor_looks_at_every_host_before_anything_trains(world, tmp_path, 
         assert (
             f"worker {worker}: doctor: mesh: gin: MESH_SHAPE = (3, 1, 1) for 8 devices" in done.out
         )
-    assert "MESH_SHAPE = None chooses; (data, fsdp, model) that fit: (1, 1, 8)" in done.out
+    assert "MESH_SHAPE = None chooses; (data, fsdp, model) that fit: (1, 4, 2)" in done.out
     assert not (run / "starts.jsonl").exists()
     for worker in (0, 1):  # files that somebody copied there, and not the same ones
         (world.folder / f"worker_{worker}" / "cotdistill_jax" / "local.gin").write_text(
