@@ -10,7 +10,6 @@ the next one goes on; the exit status is 1 then. The checkpoint is written below
 """
 
 import argparse
-import dataclasses
 import re
 import statistics
 import subprocess
@@ -38,9 +37,11 @@ class Position:
     """Stands where a run's input pipeline would: this check has no data."""
 
     def save(self, filename: Any) -> None:
+        """Writes a file, as a pipeline would."""
         filename.write_text("no data")
 
     def restore(self, filename: Any) -> None:
+        """Reads it."""
         filename.read_text()
 
 
@@ -97,6 +98,7 @@ class Check:
     def __init__(
         self, flags: argparse.Namespace, leaf: recipe.Recipe, shape: tuple[int, ...]
     ) -> None:
+        """Makes the mesh; `flags` are those of `parser`, with `bindings` and `run_id`."""
         self.flags = flags
         self.leaf = leaf
         self.shape = shape
