@@ -37,9 +37,11 @@ class Position:
     """Stands where a run's input pipeline would: this check has no data."""
 
     def save(self, filename: Any) -> None:
+        """Writes a file, as a pipeline would."""
         filename.write_text("no data")
 
     def restore(self, filename: Any) -> None:
+        """Reads it."""
         filename.read_text()
 
 
@@ -96,6 +98,7 @@ class Check:
     def __init__(
         self, flags: argparse.Namespace, leaf: recipe.Recipe, shape: tuple[int, ...]
     ) -> None:
+        """Makes the mesh; `flags` are those of `parser`, with `bindings` and `run_id`."""
         self.flags = flags
         self.leaf = leaf
         self.shape = shape
@@ -223,7 +226,7 @@ class Check:
     def checkpoint(self) -> Rows:
         """The state, optimizer's included, written and read back to the bit."""
         if self.state is None:
-            raise ValueError("there is no state, as training failed")
+            raise ValueError("no state: training failed or was left out")
         name = f"check_hardware-{self.flags.run_id}"
         folder = files.as_path(self.flags.checkpoint_dir) / name
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(self.state))
@@ -233,6 +236,8 @@ class Check:
             self.state,
             shardings,
         )
+        if jax.process_index() == 0:
+            folder.mkdir(parents=True, exist_ok=True)
         try:
             with train_state.TrainCheckpoints(folder) as kept:
                 start = time.perf_counter()

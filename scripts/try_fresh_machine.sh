@@ -57,8 +57,11 @@ done < /proc/self/environ
 configurations="$(for file in /etc/pip.conf /etc/xdg/pip "$HOME/.config/pip" "$HOME/.pip"; do if [ -e "$file" ]; then echo "$file"; fi; done)"
 named="$(printf '%s\n' "${variables[@]:3}" "$(find $configurations -type f -exec cat {} + 2> /dev/null)" | grep -oE '(^|[= ]|file://)/[^ :]+' | sed -E 's/^[= ]//; s|^file://||' || true)"
 while read -r path; do
-  if [ -e "$path" ] && ! grep -qF " $folder$path " /proc/mounts; then share "$path"; fi
-done < <(printf '%s\n' "$configurations" "$named" | grep -v '^$' | sort -u)
+  if [ -e "$path" ] && [[ "$path/" != "${shared:-//}"/* ]]; then
+    share "$path"
+    shared="$path" # sorted: what lies below it comes next
+  fi
+done < <(printf '%s\n' "$configurations" "$named" | grep -v '^$' | LC_ALL=C sort -u)
 cp /etc/resolv.conf /etc/hosts "$folder/etc/"
 for place in proc sys dev; do
   mount --rbind "/$place" "$folder/$place"
