@@ -9,6 +9,7 @@ same versions of jax and libtpu, is not compiled again, so an interrupted table 
 
 import importlib.metadata
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -131,6 +132,10 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
 def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"compile_table: unexpected arguments {list(argv[1:])}")
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    from cotdistill_jax.train import tpu_topologies
+
+    tpu_topologies.check_installed()
     folder = pathlib.Path(_FOLDER.value)
     kept = folder / "compiled_plans.json"
     found = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}

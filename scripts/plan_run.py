@@ -14,7 +14,6 @@ import importlib.util
 import json
 import math
 import os
-import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -163,11 +162,12 @@ def report_t5x(recipe: "Recipe", topology: "Topology", shape: tuple[int, ...]) -
     )
 
 
-def compile_for_tpu(recipe: "Recipe", shapes: Sequence[tuple[int, ...]]) -> None:
-    """Compiles a leaf for the slice and the meshes of the flags; prints and writes what the compiler says."""
-    from cotdistill_jax.train import compiled_plan, tpu_topologies
+def compile_for_tpu(
+    recipe: "Recipe", topology: "Topology", shapes: Sequence[tuple[int, ...]]
+) -> None:
+    """Compiles a leaf for a slice and meshes; prints and writes what the compiler says."""
+    from cotdistill_jax.train import compiled_plan
 
-    topology = tpu_topologies.parse(_COMPILE.value)
     print(f"{', '.join(_FILES.value)} for {topology.num_devices} x {topology.kind.chip}")
     results = []
     for shape in shapes or [None]:
@@ -198,19 +198,24 @@ def main(unparsed: Sequence[str]) -> None:
     if _COMPILE.value and _DEVICES.value:
         raise app.UsageError("plan_run: --compile says how many devices; leave --devices out")
     devices = max([math.prod(shape) for shape in shapes.values()] or [_DEVICES.value or 1])
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    topology = None
     if _COMPILE.value:
-        devices = math.prod(int(size) for size in re.findall(r"\d+(?=x|$)", _COMPILE.value)) or 1
+        from cotdistill_jax.train import tpu_topologies
+
+        topology = tpu_topologies.parse(_COMPILE.value)
+        tpu_topologies.check_installed()
+        devices = topology.num_devices
     # Before JAX starts: so many simulated devices.
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
-    os.environ["JAX_PLATFORMS"] = "cpu"
     import jax
 
     from cotdistill_jax import partitioning
     from cotdistill_jax.train import chips, planning, recipe
 
     leaf = recipe.read(_FILES.value, _BINDINGS)
-    if _COMPILE.value:
-        compile_for_tpu(leaf, list(shapes.values()))
+    if topology:
+        compile_for_tpu(leaf, topology, list(shapes.values()))
         return
     if not shapes:
         known = {chip.name: chip for chip in chips.CHIPS}

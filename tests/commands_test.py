@@ -80,7 +80,13 @@ MISTAKES: dict[str, list[tuple[list[str], str]]] = {
         (["--mixture=arith_all_v1", "--inputs_length=5"], "--targets_length"),
         ([], "--mixture"),
     ],
+    "scripts/compile_table.py": [
+        (["--only"], "--only"),
+        (["--onli=xxl"], "--onli"),
+        (["xxl"], "xxl"),
+    ],
     "scripts/plan_run.py": [
+        ([GIN[0], "--compile=v5e:3x3"], "v5e:2x4"),
         (["--gin_file=no.gin"], "no.gin"),
         (["--gin_file=gin/experiments/gsm8k_teacher_xl.gin", "--mesh=fsdp=x"], "mesh"),
         ([], "--gin_file"),
