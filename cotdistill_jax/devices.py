@@ -37,7 +37,7 @@ def idle() -> str | None:
     platform = jax.default_backend()
     if (
         platform != "cpu"
-        or jax.config.read("jax_platforms") == "cpu"
+        or jax.config.jax_platforms == "cpu"
         or accelerators.wanted() == ""
     ):
         return None
