@@ -36,6 +36,14 @@ LOGICAL_AXIS_RULES: tuple[tuple[str, str | tuple[str, ...] | None], ...] = (
     ("joined_kv", "model"),
     ("embed", "fsdp"),
 )
+DECODING_RULES: tuple[tuple[str, str | tuple[str, ...] | None], ...] = (
+    ("batch", "data"),
+    *LOGICAL_AXIS_RULES[1:],
+)
+"""Of activations in decoding: split along D over fsdp, like the parameters, so that none of these are gathered.
+
+A token's activations are far smaller than the parameters; and as these don't change, XLA would gather all of them before the loop.
+"""
 
 
 def make_mesh(
@@ -187,7 +195,9 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 @contextlib.contextmanager
-def constrained_activations(mesh: Mesh) -> Iterator[None]:
+def constrained_activations(
+    mesh: Mesh, rules: Sequence[tuple[str, Any]] = LOGICAL_AXIS_RULES
+) -> Iterator[None]:
     """Lets the network's sharding constraints take hold in what is traced inside.
 
     Without it they are skipped, and XLA lays activations out as it likes: with fsdp > 1 along D, like the parameters, so that
@@ -198,7 +208,7 @@ def constrained_activations(mesh: Mesh) -> Iterator[None]:
         return
     with (
         jax.sharding.use_abstract_mesh(mesh.abstract_mesh),
-        flax_partitioning.axis_rules(LOGICAL_AXIS_RULES),
+        flax_partitioning.axis_rules(rules),
     ):
         yield
 

@@ -6,7 +6,7 @@ prompts are done, the source positions are cut to the next shorter bucket, and t
 follows the longest text in progress. Shapes, and so compilations, are few: one loop per bucket and per length of the
 ring, one encoder per bucket.
 
-On a mesh the rows are split over its data axes, also over several processes. Which row goes to which prompt is decided on
+On a mesh the rows are split over its data axis, also over several processes. Which row goes to which prompt is decided on
 the host, by every process alike: from what all of them hold whole.
 """
 
@@ -283,17 +283,18 @@ def _keys(key: Array, samples: Array) -> Array:
 
 
 def _constrained(mesh: Mesh | None) -> contextlib.AbstractContextManager[None]:
-    return contextlib.nullcontext() if mesh is None else partitioning.constrained_activations(mesh)
+    if mesh is None:
+        return contextlib.nullcontext()
+    return partitioning.constrained_activations(mesh, partitioning.DECODING_RULES)
 
 
 def _laid_out(state: State, mesh: Mesh | None) -> State:
-    """Returns the state with its rows split over the data axes of a mesh, and its heads over `model`."""
+    """Returns the state with its rows split over the data axis of a mesh, and its heads over `model`."""
     if mesh is None:
         return state
 
     def laid_out(leaf: Array) -> Array:
-        axes = (partitioning.BATCH_AXES, "model") if leaf.ndim == 4 else (partitioning.BATCH_AXES,)
-        spec = PartitionSpec(*axes[: leaf.ndim])
+        spec = PartitionSpec(*("data", "model")[: 2 if leaf.ndim == 4 else min(leaf.ndim, 1)])
         return jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, spec))
 
     return jax.tree.map(laid_out, state)

@@ -1,6 +1,6 @@
 """Accuracy during training: SeqIO's evaluator, with predictions by `decoding.generate` on the training's mesh.
 
-Parameters stay where they are; the prompts are split over the data axes. Every process reads all prompts, takes part in
+Parameters stay where they are; the prompts are split over the data axis. Every process reads all prompts, takes part in
 decoding and gets all answers and the metrics.
 """
 
