@@ -196,7 +196,7 @@ def test_the_doctor_looks_at_every_host_before_anything_trains(world, tmp_path, 
     assert not (run / "starts.jsonl").exists()
     for worker in (0, 1):  # files that somebody copied there, and not the same ones
         (world.folder / f"worker_{worker}" / "cotdistill_jax" / "local.gin").write_text(
-            f"TRAIN_STEPS = {90 + worker}\n"
+            f"LEARNING_RATE = 0.{1 + worker}\n"  # no binding of the command says otherwise
         )
     done = world.call(
         "tpu_vm.py", "run", *SLICE, "--", *_flags(run), "--gin_file=local.gin", timeout=300
