@@ -20,9 +20,10 @@ INSTALL_REQUIRES = [
     "clu>=0.0.12",
     "flax>=0.12,<0.13",
     "gin-config>=0.5.0",
+    "google-cloud-storage>=3",  # Orbax asks it about every gs:// path
     "huggingface_hub>=1.0",
     "importlib_resources>=6",  # tensorflow-datasets imports it without asking for it on some versions
-    "jax>=0.10.2,<0.11",
+    "jax>=0.10.2,<0.13",  # 0.10.2 is the last for Python 3.11
     "jinja2>=3.1",
     "matplotlib>=3.10",
     "ml_dtypes>=0.5",
@@ -63,8 +64,8 @@ EXTRAS = {
     # Also what the command `tfds build` asks for.
     "beam": ["apache-beam>=2.77", "google-crc32c>=1.5", "mlcroissant>=1.0", "sentencepiece<0.2.3"],
     # JAX for NVIDIA GPUs and for TPU VMs; without them it computes on CPUs.
-    "cuda": ["jax[cuda12]>=0.10.2,<0.11"],
-    "tpu": ["jax[tpu]>=0.10.2,<0.11"],
+    "cuda": ["jax[cuda12]>=0.10.2,<0.13"],
+    "tpu": ["jax[tpu]>=0.10.2,<0.13"],
     "parity": ["torch>=2.6"],
     "wandb": ["wandb>=0.19"],
 }

@@ -12,7 +12,7 @@ import jax
 import optax
 from absl import app, flags
 
-from cotdistill_jax import command, losses, network, partitioning
+from cotdistill_jax import command, devices, losses, network, partitioning
 from cotdistill_jax.train import planning, step
 
 _LAYERS = flags.DEFINE_integer("num_layers", 24, "Layers of the encoder, and of the decoder.")
@@ -55,6 +55,7 @@ def compile_step(scan_layers: bool) -> tuple[float, float, float]:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    devices.announce()
     print(
         f"{_LAYERS.value} + {_LAYERS.value} layers, D {_WIDTH.value}, batch {_BATCH.value}, {_INPUTS.value} + {_TARGETS.value} "
         f"positions, {_DTYPE.value}, remat {_REMAT.value}, {jax.default_backend()}"

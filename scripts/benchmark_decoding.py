@@ -27,7 +27,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cotdistill_jax import checkpoints, command, decoding, inference, network
+from cotdistill_jax import checkpoints, command, decoding, devices, inference, network
 from cotdistill_jax.checkpoints import huggingface
 from cotdistill_jax.inference import lengths, selection
 from cotdistill_jax.inference.vocabulary import Vocabulary
@@ -41,6 +41,7 @@ EOS = decoding.EOS_ID
 
 def main(arguments: Sequence[str] | None = None) -> None:
     flags = _parser().parse_args(arguments)
+    devices.announce()
     with tempfile.TemporaryDirectory() as scratch:
         folder = pathlib.Path(scratch) / "hf"
         if flags.work == "equal":

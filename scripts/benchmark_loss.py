@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from absl import app, flags
 
-from cotdistill_jax import command, losses
+from cotdistill_jax import command, devices, losses
 
 _VOCAB = flags.DEFINE_integer("vocab", 32_128, "V.")
 _WIDTH = flags.DEFINE_integer("width", 512, "D, width of the hidden states.")
@@ -68,6 +68,7 @@ def compile_gradient(total: Callable[..., jax.Array], arguments: Any) -> Any:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    devices.announce()
     variants = {"whole": whole}
     variants |= {f"{n} chunks": functools.partial(chunked, n) for n in _CHUNKS.value}
     shapes = jax.eval_shape(lambda: make_arguments(_MEMORY_BATCH.value))

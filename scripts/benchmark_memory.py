@@ -185,7 +185,11 @@ def main() -> None:
     parser.add_argument(
         "--processes", default="1,2,4", help="comma list of how many share the model"
     )
+    parser.add_argument(
+        "--stages", default="start,evaluation,inference", help="comma list of what is measured"
+    )
     flags = parser.parse_args()
+    stages = flags.stages.split(",")
     with tempfile.TemporaryDirectory(dir=flags.folder) as scratch:
         folder = pathlib.Path(scratch)
         size = benchmark_conversion.make(
@@ -202,7 +206,7 @@ def main() -> None:
         idle = _convert(folder / "none", folder / "none_ours", flags.vocabulary)
         own = _convert(folder / "huggingface", folder / "ours", flags.vocabulary)
         _print("conversion", "huggingface", 1, own - idle, 0, largest)
-        for stage, layout in _STAGES:
+        for stage, layout in (one for one in _STAGES if one[0] in stages):
             for processes in map(int, flags.processes.split(",")):
                 arguments = (stage, str(folder / layout), scratch, processes)
                 measure(*arguments)

@@ -25,7 +25,7 @@ import optax
 import peers
 from absl import app, flags
 
-from cotdistill_jax import command, losses, network, partitioning
+from cotdistill_jax import command, devices, losses, network, partitioning
 from cotdistill_jax.train import step
 
 _BATCH = flags.DEFINE_integer("batch_size", 8, "B.")
@@ -170,6 +170,7 @@ def measure(contenders: dict[str, peers.Contender]) -> dict[str, list[Any]]:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    devices.announce()
     config = network.T5Config(
         vocab_size=_VOCAB.value,
         num_encoder_layers=_LAYERS.value,

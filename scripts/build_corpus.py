@@ -10,7 +10,6 @@ The last one is a corpus of your own: any questions, any teacher, any vocabulary
 """
 
 import os
-import pathlib
 import sys
 import time
 
@@ -147,7 +146,7 @@ def _say_of_own(builder: "tfds.core.DatasetBuilder") -> None:  # noqa: F821
         )
     )
     print(
-        f"tasks and mixtures, where COTDISTILL_TFDS_DIR is {pathlib.Path(builder.data_path).absolute().parents[1]}: {_CORPUS.value}_all_v1, "
+        f"tasks and mixtures, where COTDISTILL_TFDS_DIR is {files.as_path(str(builder.data_path)).absolute().parent.parent}: {_CORPUS.value}_all_v1, "
         f"{_CORPUS.value}_zero_shot_cot_v1, ..."
     )
 

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from absl import app, flags
 
-from cotdistill_jax import command, losses, network, partitioning
+from cotdistill_jax import command, devices, losses, network, partitioning
 from cotdistill_jax.train import planning, step
 
 _LAYERS = flags.DEFINE_integer("num_layers", 8, "Layers of the encoder, and of the decoder.")
@@ -72,6 +72,7 @@ def make_batch(shapes: Any, vocab_size: int) -> dict[str, np.ndarray]:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    devices.announce()
     config = network.T5Config(
         emb_dim=_WIDTH.value, num_encoder_layers=_LAYERS.value, num_decoder_layers=_LAYERS.value
     )

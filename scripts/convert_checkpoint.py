@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from absl import app, flags, logging
 
-from cotdistill_jax import command, network
+from cotdistill_jax import command, devices, network
 from cotdistill_jax.checkpoints import conversion, stored
 
 _INPUT = flags.DEFINE_string("input", None, "Folder to read, or a published name.", required=True)
@@ -49,6 +49,7 @@ def compare_logits(folder: str, weights: conversion.Weights) -> float:
     import torch
     import transformers
 
+    devices.announce()
     rng = np.random.default_rng(0)
     size = weights.config.vocab_size
     inputs, targets = rng.integers(2, size, (2, 32)), rng.integers(2, size, (2, 16))

@@ -9,7 +9,7 @@ Run the same command again to go on after an interruption.
 import argparse
 from collections.abc import Sequence
 
-from cotdistill_jax import command, inference
+from cotdistill_jax import command, devices, inference
 from cotdistill_jax.inference import (
     evaluation,
     generation,
@@ -26,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sampling = None
     if flags.num_samples is not None:
         sampling = inference.Sampling(flags.num_samples, flags.temperature, seed=flags.seed)
+    devices.announce()
     (part,) = inference.plan(
         [flags.benchmark],
         [flags.prompt],

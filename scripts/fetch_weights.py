@@ -66,7 +66,8 @@ def main(argv: list[str]) -> None:
         fetched = hub.fetch(_NAME.value, verify=True)
         folder, source = fetched.folder, fetched.source
     else:
-        folder, source = pathlib.Path(_SOURCE_DIR.value), _SOURCE_DIR.value
+        source = _SOURCE_DIR.value
+        folder = files.local_path(source, "fetch", "the source folder")
     if _OUTPUT_DIR.value is not None:
         target = files.local_path(_OUTPUT_DIR.value, "fetch", "fetched weights")
         copy(folder, target)

@@ -14,14 +14,13 @@ import importlib.util
 import json
 import math
 import os
-import pathlib
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from absl import app, flags
 
-from cotdistill_jax import command
+from cotdistill_jax import command, files
 
 if TYPE_CHECKING:
     from cotdistill_jax.train.compiled_plan import CompiledPlan
@@ -185,7 +184,9 @@ def compile_for_tpu(
             {"gin_files": _FILES.value, "bindings": _BINDINGS, **dataclasses.asdict(found)}
         )
     if _JSON.value:
-        pathlib.Path(_JSON.value).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        files.as_path(_JSON.value).write_text(
+            json.dumps(results, indent=1) + "\n", encoding="utf-8"
+        )
 
 
 def main(unparsed: Sequence[str]) -> None:

@@ -79,7 +79,7 @@ def main(argv: list[str]) -> None:
         _OUTPUT.value or f"runs/paper_{size}", "reproduce", "its output"
     ).absolute()
     said = _DATA_DIR.value or os.environ.get("COTDISTILL_DATA_DIR", "data")
-    data = pathlib.Path(said).absolute()
+    data = files.local_path(said, "reproduce", "the benchmark folder").absolute()
     run, weights = output / "run", _WEIGHTS.value or SIZES[size]
     if weights is not None and os.path.isdir(weights):
         weights = os.path.abspath(weights)
@@ -142,7 +142,7 @@ def _check_devices() -> None:
     if backend == "cpu" and _SIZE.value != "tiny" and not _ALLOW_CPU.value:
         raise ValueError(
             f"reproduce_paper: JAX sees no accelerator, and --size={_SIZE.value} takes months without one. On a machine with NVIDIA GPUs, "
-            '`pip install "jax[cuda12]"` into .venv; on TPU VMs "jax[tpu]"; --allow_cpu goes on all the same'
+            "`source scripts/environment.sh cuda`; on TPU VMs `source scripts/environment.sh tpu`; --allow_cpu goes on all the same"
         )
 
 

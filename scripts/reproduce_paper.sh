@@ -4,7 +4,5 @@
 # The folder processed_data is what the original's README links to; its layout is in ours. Run again, it goes on.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-extra=""
-if nvidia-smi -L > /dev/null 2>&1; then extra=cuda; fi
-source scripts/environment.sh "$extra"
+source scripts/environment.sh ""  # an empty extra: without it, bash would pass on this script's own arguments
 exec python scripts/reproduce_paper.py "$@"

@@ -8,7 +8,6 @@ It knows the problems of `arith`, and those of a --questions file, JSON Lines wi
 sample in ten is wrong. Ctrl-C or SIGTERM ends it.
 """
 
-import pathlib
 import signal
 import sys
 import threading
@@ -47,7 +46,7 @@ def known_questions(path: str | None) -> dict[str, Question]:
         for question in benchmarks.load("arith", split)
     }
     if path is not None:
-        for number, line in files.read_json_lines(pathlib.Path(path), "serve"):
+        for number, line in files.read_json_lines(path, "serve"):
             missing = [name for name in ("id", "question", "gold", "rationale") if name not in line]
             if missing:
                 raise ValueError(f"serve: {path} line {number} has no {', '.join(missing)}")
@@ -78,7 +77,7 @@ def main(argv: list[str]) -> None:
             f"serve: port {_PORT.value}: {error.strerror}. Choose another --port, or 0 for a free one"
         ) from error
     if _PORT_FILE.value is not None:
-        write_json_atomically(pathlib.Path(_PORT_FILE.value), server.url)
+        write_json_atomically(_PORT_FILE.value, server.url)
     print(
         f"serve: {len(told):,} questions at {server.url}, model {synthetic_server.MODEL}",
         flush=True,

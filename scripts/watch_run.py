@@ -1,4 +1,4 @@
-"""Shows a training run in the terminal while it runs: loss, accuracy, tokens per second, time left.
+"""Shows a training run in the terminal while it runs: loss, accuracy, tokens per second, time left, and where the time went.
 
     python scripts/watch_run.py --run=runs/quickstart
 

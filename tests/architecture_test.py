@@ -14,6 +14,7 @@ PACKAGE = ROOT / "cotdistill_jax"
 STAGES = (
     "files",
     "command",
+    "accelerators",
     "teacher",
     "answers",
     "benchmarks",
@@ -22,6 +23,7 @@ STAGES = (
     "corpus",
     "features",
     "seqio_tasks",
+    "devices",
     "network",
     "losses",
     "partitioning",
@@ -37,6 +39,7 @@ FRAMEWORKS = {"jax", "flax", "optax", "tensorflow", "seqio", "tensorflow_dataset
 NO_FRAMEWORK = (
     "files",
     "command",
+    "accelerators",
     "teacher",
     "answers",
     "benchmarks",
@@ -126,3 +129,26 @@ def test_no_file_of_homeless_functions():
         for path in ROOT.glob("*/**/*.py")
         if path.name in homeless and ".venv" not in path.parts
     ]
+
+
+# What is a place on this machine whatever its user says: beside the code, in the kernel's or a temporary folder, a cache.
+_OWN_PLACES = ("__file__", "cotdistill_jax.__file__", "tempfile.", "huggingface_hub.", "last.filename", "_CACHE", "os.path.expanduser", "name", "temporary", "self._folder.name", "config", "snapshot", "'/", "'~")  # fmt: skip
+
+
+def test_one_room_decides_what_a_users_path_is():
+    """A bucket taken for a local path becomes a folder named `gs:`: what users name goes through `files.as_path` or `local_path`."""
+    found = []
+    scripts = [path for path in (ROOT / "scripts").glob("*.py") if not path.name.startswith(("benchmark_", "check_", "make_golden"))]  # fmt: skip
+    for path in [*PACKAGE.rglob("*.py"), *(ROOT / "tasks").glob("*.py"), *scripts]:
+        if path.is_relative_to(PACKAGE / "files"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            called = ast.unparse(node.func)
+            text = ast.unparse(node.args[0]) if node.args else ""
+            if called in ("pathlib.Path", "Path") and not text.startswith(_OWN_PLACES):
+                found.append(f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)[:80]}")
+            if any(keyword.arg == "type" and ast.unparse(keyword.value) == "pathlib.Path" for keyword in node.keywords):  # fmt: skip
+                found.append(f"{path.relative_to(ROOT)}:{node.lineno}: type=pathlib.Path")
+    assert found == []

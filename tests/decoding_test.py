@@ -169,6 +169,15 @@ def test_what_cannot_be_prepared_is_named():
         decoding.prepare(scanned, _params())
 
 
+def test_weights_are_laid_out_in_place_of_the_decoders_layers():
+    params = jax.tree.map(jnp.asarray, _params())
+    kept = decoding.prepare(CONFIG, params)
+    assert "layers_0" in params["decoder"]
+    consumed = decoding.prepare(CONFIG, params, consume=True)
+    assert not [name for name in params["decoder"] if name.startswith("layers_")]
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, consumed, kept))
+
+
 def test_compilations_are_few():
     """Two buckets of prompts: a loop and an encoder each, one cut, three ways to place a prompt, and two that have one shape."""
     rng = np.random.default_rng(0)

@@ -227,7 +227,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         listing = re.fullmatch(r"/storage/v1/b/([^/]+)/o/?", path)
         one = re.fullmatch(r"/storage/v1/b/([^/]+)/o/([^/]+)", path)
         moved = re.fullmatch(r"/storage/v1/b/([^/]+)/o/([^/]+)/rewriteTo/b/([^/]+)/o/([^/]+)", path)
-        bucket = re.fullmatch(r"/storage/v1/b/([^/]+)", path)
+        bucket = re.fullmatch(r"/storage/v1/b/([^/]+)(?:/storageLayout)?", path)
         plain = re.fullmatch(r"/([^/]+)/(.+)", path)
         found = upload or listing or one or moved or bucket or plain
         if found is None:
@@ -247,7 +247,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             content = objects[names[1]].content
             self._json({"done": True, "resource": served.put(names[2], names[3], content)})
         elif bucket:
-            self._json({"name": names[0], "location": "US", "locationType": "region"})
+            place = {"location": "US", "locationType": "region"}
+            self._json({"name": names[0], "hierarchicalNamespace": {"enabled": False}, **place})
         elif names[1] not in objects:
             self._fail(404, f"No such object: {names[0]}/{names[1]}")
         elif method == "DELETE":

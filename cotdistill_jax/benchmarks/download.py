@@ -113,7 +113,11 @@ def _provide(
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
     if source_dir is not None:
-        _copy(pathlib.Path(source_dir) / source.path, part, source)
+        _copy(
+            files.local_path(source_dir, "download", "the source folder") / source.path,
+            part,
+            source,
+        )
     else:
         _download(source, part, pauses_seconds, progress)
     os.replace(part, target)

@@ -8,6 +8,7 @@
 | `t5x_legacy.py` | T5X checkpoints of either layout; its own is a msgpack index and zarr arrays |
 | `orbax_layout.py` | the Orbax layout, read and written one tensor at a time |
 | `stored.py` | arrays that stay on disk or in a bucket until they are asked for |
+| `placement.py` | from there to the devices that hold them, each process its part |
 | `hub.py` | names of published weights, such as google/flan-t5-base -> files on this machine |
 | `initial.py` | weights that a new run starts from |
 | `conversion.py` | from any of these worlds to any other, tensor by tensor |

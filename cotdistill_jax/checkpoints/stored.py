@@ -8,7 +8,6 @@ TensorStore, which has its own Google Cloud Storage client, so that no further p
 import concurrent.futures
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -132,7 +131,7 @@ def open_folder(path: str) -> ts.KvStore:
     """
     if files.is_remote(path):
         return ts.KvStore.open(path.rstrip("/") + "/").result()
-    local = pathlib.Path(path).absolute()
+    local = files.local_path(path, "checkpoints", "a folder").absolute()
     if "\\" in str(local):
         raise ValueError(
             f"checkpoints: {str(local)!r} holds a backslash, which TensorStore takes for a slash, and so reads another folder. Rename "

@@ -191,7 +191,8 @@ def infer_config(params: Mapping[str, Any], dtype: str = "float32") -> network.T
 
 def _read_index(folder: ts.KvStore, path: str) -> dict[str, Any] | None:
     """Returns the unpacked index, or None where the folder has none."""
-    single = not files.is_remote(path) and pathlib.Path(path).is_file()
+    local = files.as_path(path)
+    single = isinstance(local, pathlib.Path) and local.is_file()
     packed = stored.read_file(folder, "" if single else INDEX_FILE)
     if packed is None:
         return None

@@ -17,6 +17,7 @@
 | `generation.py` | prompts to completions (needs jax) |
 | `self_teaching.py` | completions with alternatives as teacher records |
 | `verifier_model.py` | scores of a trained verifier (needs jax) |
+| `processes.py` | what several processes do alike, and the first for all (needs jax) |
 | `evaluation.py` | all of it together |
 """
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import jax
 
-from cotdistill_jax import checkpoints, command, decoding, files, partitioning
+from cotdistill_jax import checkpoints, command, decoding, devices, files, partitioning
 from cotdistill_jax.inference import (
     evaluation,
     generation,
@@ -29,6 +29,10 @@ from cotdistill_jax.inference import (
     results,
     selection,
 )
+from cotdistill_jax.train import meeting
+
+# What processes of one evaluation may be given differently: places on their own hosts, and who they are.
+_OWN_FLAGS = ("checkpoint", "vocab", "data_dir", "compilation_cache_dir", "process_index")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -37,9 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if flags.compilation_cache_dir:
         folder = os.path.expanduser(flags.compilation_cache_dir)
         jax.config.update("jax_compilation_cache_dir", folder)
-    processes.start(
-        flags.multihost, flags.coordinator_address, flags.process_count, flags.process_index
-    )
+    if flags.multihost or flags.coordinator_address:
+        meeting.connect(
+            flags.coordinator_address,
+            flags.process_count,
+            flags.process_index,
+            {name: str(value) for name, value in vars(flags).items() if name not in _OWN_FLAGS},
+        )
+    devices.announce()
     sampling = None
     if flags.num_samples is not None:
         sampling = planning.Sampling(

@@ -55,7 +55,8 @@ class Part:
         """Name of the prediction file without its ending."""
         prompt = self.prompt.mode
         if prompt.startswith(prompts.FILE_PREFIX):
-            prompt = f"file-{files.as_path(prompt).stem}"
+            path = files.as_path(prompt.removeprefix(prompts.FILE_PREFIX))
+            prompt = f"file-{path.stem}"
         benchmark = self.benchmark.replace("/", "_").replace(":", "-")
         return f"{benchmark}.{prompt}" + (".samples" if self.sampling else "")
 

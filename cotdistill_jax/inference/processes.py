@@ -15,21 +15,6 @@ from jax.experimental import multihost_utils
 Value = TypeVar("Value")
 
 
-def start(multihost: bool, address: str | None, count: int | None, index: int | None) -> None:
-    """Joins the other processes, before JAX is asked for devices; does nothing where there are none.
-
-    Args:
-        multihost: whether they find each other (Cloud TPU, Slurm).
-        address: host and port of process 0.
-        count: number of processes, with `address`.
-        index: which this one is, with `address`.
-    """
-    if address:
-        jax.distributed.initialize(address, count, index)
-    elif multihost:
-        jax.distributed.initialize()
-
-
 def is_first() -> bool:
     """Returns whether this process writes the files."""
     return jax.process_index() == 0

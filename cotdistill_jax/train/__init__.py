@@ -15,7 +15,11 @@
 | `run_folder.py` | configuration, versions, devices and data beside the checkpoints |
 | `config_changes.py` | what differs between a folder's configuration and a new one |
 | `run_lock.py` | one run per folder |
-| `stopping.py` | SIGTERM and SIGINT |
+| `stopping.py` | SIGTERM and SIGINT, in one process or several |
+| `votes.py` | what processes tell each other without their devices |
+| `meeting.py` | how processes find each other, and see that they are asked for the same |
+| `batches.py`, `calls.py` | an input that may stall, and whatever else can't be interrupted |
+| `stopwatch.py`, `run_time.py` | where the seconds go: in a start, and in a run's `time.json` |
 | `planning.py`, `chips.py` | what a run needs on a mesh that need not be there |
 | `gin_config.py` | gin files and `--gin.X=Y` as T5X reads them |
 

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from cotdistill_jax import command, files
+from cotdistill_jax import command, devices, files
 
 command.import_quietly("tensorflow")
 
@@ -81,7 +81,8 @@ def main() -> None:
             ) from error
         if _COORDINATOR.value or _MULTIHOST.value:
             _connect(description)
-        with stopping.StopSignal() as stop:
+        devices.announce()
+        with stopping.StopSignal(_leave_before_first_step) as stop:
             result = train(description=description, stop=stop, age_seconds=stopwatch.process_age())
         folder = gin.query_parameter("MODEL_DIR/macro.value")
         ending = "done" if result.finished else "stopped; run the same command to continue"
@@ -90,6 +91,11 @@ def main() -> None:
             _leave()
 
     app.run(run, argv=arguments)
+
+
+def _leave_before_first_step(signal_name: str) -> None:
+    print(f"train: stopped by {signal_name} before the first step of this start", flush=True)
+    _leave()
 
 
 def _leave() -> None:

@@ -20,6 +20,9 @@ from cotdistill_jax.train.calls import Call
 Batch = Mapping[str, np.ndarray]
 _AGAIN_SUFFIX = ".again.json"
 _SAVE_SECONDS = 5.0  # for the position, once a signal has come
+# To destroy a pipeline is to wait for its threads: a minute on a busy machine, for ever with an input that stalls. A process that
+# got a signal is about to end, and leaves that to the kernel.
+_kept: list[Any] = []
 
 
 class Batches:
@@ -49,6 +52,8 @@ class Batches:
     def __exit__(self, *exception: object) -> None:
         """Removes the known position; a call that waits for the input is left to itself."""
         self._folder.cleanup()
+        if self._stop.wanted:
+            _kept.append(self._iterator)
 
     def wait(self, seconds: float | None) -> bool:
         """Waits for the next batch, until a signal comes, or so long; returns whether the batch is there."""

@@ -7,7 +7,6 @@ measures how many a second) instead of its share.
 
 import difflib
 import os
-import pathlib
 import sys
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -188,7 +187,7 @@ def manifest(mixture_or_task_name: str) -> dict[str, dict[str, Any]]:
             "source": type(task.source).__name__,
             "examples": task.source.num_input_examples("train"),
             "sha256": {
-                pathlib.Path(file).name: checksums[file]
+                files.as_path(file).name: checksums[file]
                 for file in task.source.list_shards("train")
                 if file in checksums
             },

@@ -81,7 +81,7 @@ def parse(
     for path in paths:
         gin.add_config_file_search_path(path)
     for file in gin_files:
-        if not any(pathlib.Path(path, file).is_file() for path in paths):
+        if not any(_file(path, file).is_file() for path in paths):
             raise FileNotFoundError(
                 f"gin: no file {file} in any of {paths}; give --gin_search_paths"
             )
@@ -93,6 +93,10 @@ def parse(
     finally:
         gin.config._FILE_READERS = readers
     _check_warmup()
+
+
+def _file(folder: str, name: str) -> pathlib.Path:
+    return files.local_path(folder, "gin", "a folder of gin files") / name
 
 
 def _check_warmup() -> None:
@@ -119,8 +123,8 @@ def _read_gin_file(path: str) -> io.StringIO:
 
 def _check_macros(gin_files: Sequence[str], bindings: Sequence[str], paths: Sequence[str]) -> None:
     """Raises for a macro, bound in a given file or binding, that no file under a `gin/` folder ever uses."""
-    given = [next(f for p in paths if (f := pathlib.Path(p, file)).is_file()) for file in gin_files]
-    shipped = [file for path in paths for file in sorted(pathlib.Path(path, "gin").rglob("*.gin"))]
+    given = [next(f for p in paths if (f := _file(p, file)).is_file()) for file in gin_files]
+    shipped = [file for path in paths for file in sorted(_file(path, "gin").rglob("*.gin"))]
     texts = [files.read_text(file, "gin", "a gin file") for file in [*shipped, *given]]
     used = {name for text in [*texts, *bindings] for name in _MACRO_USE.findall(text)}
     bound = "\n".join([*(files.read_text(file, "gin", "a gin file") for file in given), *bindings])

@@ -274,6 +274,7 @@ def train(
             compilations=Compilations(train_step, log.say),
             keep_best_metric=keep_best_metric if keep_best else None,
         )
+        stop.begin()
         if save_initial and newest is None:
             loop.save(state, 0, {})
         done = loop.run(state)

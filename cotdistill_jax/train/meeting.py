@@ -46,6 +46,10 @@ def connect(
     address, count, index, devices = clusters.ClusterEnv.auto_detect_unset_distributed_params(
         address, count, index, None, None, timeout_seconds
     )
+    if os.environ.get("JAX_LOCAL_DEVICE_IDS"):
+        devices = (
+            None  # JAX reads them itself; under Slurm it would otherwise take one device a process
+        )
     if address is None or count is None or index is None:
         raise ValueError(
             f"train: coordinator_address is {address}, process_count {count}, process_index {index}, and nothing here says the rest "
@@ -169,8 +173,10 @@ def _missing(address: str, came: Mapping[int, Mapping[str, Any]], count: int) ->
 
 
 def _listener(port: int) -> socket.socket:
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
     try:
-        return socket.create_server(("", port), backlog=1024)
+        return socket.create_server(("", port), family=family, backlog=1024, dualstack_ipv6=both)
     except OSError as error:
         raise OSError(
             error.errno,

@@ -57,7 +57,7 @@ def read(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> Recipe:
       gin_files: leaf and overlays, without `gin/runs/finetune.gin`.
       bindings: `NAME = VALUE`, after all files.
     """
-    gin_config.parse([*gin_files, "gin/runs/finetune.gin"], [*bindings, "MODEL_DIR = 'none'"])
+    gin_config.parse([*gin_files, "gin/runs/programs.gin"], [*bindings, "MODEL_DIR = 'none'"])
 
     def macro(name: str) -> Any:
         return gin.query_parameter(f"{name}/macro.value")

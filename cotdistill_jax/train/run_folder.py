@@ -5,6 +5,7 @@
 | `config.gin` | the resolved configuration |
 | `manifest.json` | command, code version, packages, devices, data: of the latest start |
 | `starts.jsonl` | the same for every start, one line each, with the step it went on from and what had changed |
+| `time.json` | per start what its seconds were spent on, see `run_time.py` |
 | `data_counts.json` | per task: examples seen, kept, dropped as too long |
 """
 

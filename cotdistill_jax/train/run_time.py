@@ -5,8 +5,8 @@
       "seconds": {"starting": 21.5, "compiling": 40.2, "training": 300.0, ..., "lost": 31.0},
       "lost_steps": 12, "ended": "done", "stopped", the name of an error, or null: it still runs, or was killed}]}
 
-The file is written at checkpoints, at the end, and between them no more than every ten seconds, so that a killed start's last
-seconds may be missing. What it did after the checkpoint that the next start goes on from is lost: the next start says so, with
+The file is written at checkpoints, at the end, and between them with a line of metrics when ten seconds have passed, so that a
+killed start's last seconds may be missing; its steps are those of `metrics.jsonl`. What it did after the checkpoint that the next start goes on from is lost: the next start says so, with
 the seconds that this checkpoint remembers. Time in which no process ran is nobody's.
 
 Apart from `stopwatch.py`, which needs JAX, so that the report does not.
@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 from cotdistill_jax import files
+from cotdistill_jax.train.metrics_file import read_metrics
 
 TIME_FILE = "time.json"
 SCHEMA_VERSION = 1
@@ -83,6 +84,9 @@ class RunTime:
         self._folder = folder
         self._write = write
         self._starts = read(folder) if write else []
+        if self._starts:
+            logged = [int(line["step"]) for line in read_metrics(folder)[-1:]]
+            self._starts[-1].until_step = max([self._starts[-1].until_step, *logged])
         if notes or not step:
             _count_lost(self._starts, step, notes or {"start": 0, "seconds": {}})
         age = datetime.timedelta(seconds=sum(seconds().values()))

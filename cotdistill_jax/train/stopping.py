@@ -8,6 +8,7 @@ for its input or for another process.
 import signal
 import socket
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, Self
 
@@ -31,11 +32,18 @@ class StopSignal:
       changed: set when a signal has come; may be set by others who have something to look at.
     """
 
-    def __init__(self) -> None:
-        """Sets nothing up yet."""
+    def __init__(self, leave: Callable[[str], None] | None = None) -> None:
+        """Sets nothing up yet.
+
+        Args:
+          leave: ends this process at a signal that comes before `begin`, in whatever state it is; takes the signal's name. None: the
+            signal is only remembered.
+        """
+        self._leave = leave
         self.name = "SIGTERM"
         self.changed = threading.Event()
         self.wanted = False
+        self._lock = threading.Lock()
         self._interrupts = 0
         self._before: dict[int, Any] = {}
 
@@ -63,6 +71,11 @@ class StopSignal:
             self._written.close()
         self._votes.close()
 
+    def begin(self) -> None:
+        """Says that there is something to lose from now on; all processes call it, and wait for each other."""
+        self._votes.any(False)
+        self._leave = None
+
     def requested(self, unless: bool = False) -> bool:
         """Returns whether to stop now, the same in all processes, which ask in the same order and wait for each other.
 
@@ -81,9 +94,15 @@ class StopSignal:
             raise StopRequestedError(self.name)
 
     def _want(self, name: str) -> None:
-        if not self.wanted:
+        with (
+            self._lock
+        ):  # the thread that takes signals and the one that listens to other processes
+            if self.wanted:
+                return
             self.name, self.wanted = name, True
         self.changed.set()
+        if self._leave is not None:
+            self._leave(name)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:
@@ -97,6 +116,6 @@ class StopSignal:
             for number in numbers:
                 if number in _SIGNALS:
                     name = signal.Signals(number).name
-                    self._want(name)
                     self._votes.announce(name)
+                    self._want(name)
         self._read.close()

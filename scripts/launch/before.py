@@ -17,7 +17,7 @@ def credentials(called: calls.Calls) -> Iterator[Finding]:
     answer = called.ask(*command)
     if answer.code or not answer.out.strip():
         yield Finding(
-            "credentials", "gcloud", (answer.error.strip() or "no active account")[:200],
+            "credentials", "gcloud", answer.error.strip()[:200] if answer.code else "no active account",
             calls.meaning(answer.error) or "gcloud auth login; gcloud config set project PROJECT",
         )  # fmt: skip
 

@@ -107,7 +107,7 @@ class ComputeEngine:
             if described(self.called, *_GROUPS, "describe", name, *self._place) is None:
                 return State.ABSENT, "no instance group"
             found = described(self.called, *_GROUPS, "list-instances", name, *self._place) or []
-            said = [each.get("instanceStatus") or each.get("currentAction", "?") for each in found]
+            said = [_status(each) for each in found if each.get("currentAction") != "DELETING"]
             errors = [
                 error.get("message", error.get("code", ""))
                 for each in found
@@ -121,7 +121,9 @@ class ComputeEngine:
         words = f"{len(said)} of {hosts} machines: {', '.join(sorted(set(said))) or 'none'}"
         if len(said) == hosts and set(said) == {"RUNNING"}:
             return State.READY, words
-        if any(status in ("STOPPING", "STOPPED", "TERMINATED", "SUSPENDED") for status in said):
+        if any(
+            status in ("STOPPING", "STOPPED", "TERMINATED", "SUSPENDED", "GONE") for status in said
+        ):
             return State.PREEMPTED, words
         return State.WAITING, words
 
@@ -198,3 +200,9 @@ class ComputeEngine:
     def leftovers(self) -> dict[str, str]:
         """Returns nothing: what is left over here is the slice itself."""
         return {}
+
+
+def _status(managed: dict) -> str:
+    """Returns the status of a machine of a group; GONE where there is none and the group makes none."""
+    action = managed.get("currentAction", "NONE")
+    return managed.get("instanceStatus") or ("GONE" if action == "NONE" else action)

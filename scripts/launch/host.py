@@ -143,9 +143,9 @@ def as_path(folder: str) -> Any:
     """Returns a path that may be in a bucket."""
     if "://" not in folder:
         return pathlib.Path(folder).expanduser()
-    from etils import epath
+    from cotdistill_jax import files
 
-    return epath.Path(folder)
+    return files.as_path(folder)
 
 
 def run_folder(folder: str | None, num_hosts: int, shared: bool) -> Iterator[Finding]:

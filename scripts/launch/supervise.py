@@ -2,7 +2,7 @@ r"""Runs a training command again after a preemption, a lost host or a crash, un
 
     python scripts/launch/supervise.py --name=xl --detach -- python -m cotdistill_jax.train --gin_file=... --multihost
     python scripts/launch/supervise.py --name=xl --status      # one line of JSON
-    python scripts/launch/supervise.py --name=xl --stop        # SIGTERM: a checkpoint, then the end
+    python scripts/launch/supervise.py --name=xl --stop        # a checkpoint, then the end
 
 One supervisor on every host of a slice, or one around `srun`. Started twice with one name, the second says so and ends.
 
@@ -14,6 +14,9 @@ One supervisor on every host of a slice, or one around `srun`. Started twice wit
 
 A crash counts until there is a new checkpoint in MODEL_DIR; --max_crashes of them without one, and it gives up: a crash that comes
 back at the same step is not repeated for ever. T5X ends with 0 or crashes; SIGTERM ends it with signal 15.
+
+The command gets SIGTERM where the supervisor gets SIGTERM (the machine goes down, a job's time is up) or SIGINT (--stop, Ctrl-C: for
+good, without --resubmit).
 
 Files, in `~/.cotdistill/NAME`: `log.txt` (what the command prints), `status.json`, `lock`.
 
@@ -69,8 +72,8 @@ class Status:
     """How a run stands on this host.
 
     Attributes:
-        state: `running`, `waiting` (to run again), `done`, `stopped`, `failed`; what `read` adds: `absent`, and `lost` for one that
-            ended without a word, as with a reboot or SIGKILL.
+        state: `running`, `waiting` (to run again), `done`, `failed`, `stopped` (by --stop or Ctrl-C), `terminated` (by SIGTERM, as when
+            the machine goes down); what `read` adds: `absent`, and `lost` for one that ended without a word.
         reason: of the last end, in words.
         starts: how often the command was started.
         crashes: crashes since the last new checkpoint.
@@ -93,16 +96,16 @@ class Status:
 
 
 def newest_step(command: Sequence[str]) -> int | None:
-    """Returns the step of the newest checkpoint in the MODEL_DIR of a command; a bucket is read through etils."""
+    """Returns the step of the newest checkpoint in the MODEL_DIR of a command; a bucket is read through the project's files."""
     found = next((match for text in command if (match := _MODEL_DIR.search(text))), None)
     if found is None:
         return None
     folder: Any = pathlib.Path(found["folder"]).expanduser()
     try:
         if "://" in found["folder"]:
-            from etils import epath
+            from cotdistill_jax import files
 
-            folder = epath.Path(found["folder"])
+            folder = files.as_path(found["folder"])
         names = [path.name for path in folder.iterdir()]
     except Exception as error:  # noqa: BLE001  (a folder that is not there yet, a bucket out of reach: no step is known)
         if not isinstance(error, FileNotFoundError):
@@ -142,7 +145,7 @@ class Supervisor:
         self._command = list(command)
         self._child: subprocess.Popen[bytes] | None = None
         self._told = threading.Event()
-        self._resubmit = True
+        self._for_good = False
         self._last: list[str] = []
         self.status = Status("waiting", pid=os.getpid(), host=socket.gethostname(), command=command)
 
@@ -181,8 +184,11 @@ class Supervisor:
             say(f"running it again in {wait:.0f} s")
             self._told.wait(wait)
             wait = min(2 * wait, _LONGEST_WAIT.value)
-        self._set("stopped", "told to stop; start it again to continue")
-        if _RESUBMIT.value and self._resubmit:
+        if self._for_good:
+            self._set("stopped", "told to stop; start it again to continue")
+            return STOPPED
+        self._set("terminated", "by SIGTERM; start it again to continue")
+        if _RESUBMIT.value:
             say(f"$ {_RESUBMIT.value}")
             subprocess.run(_RESUBMIT.value, shell=True, check=False)
         return STOPPED
@@ -209,7 +215,7 @@ class Supervisor:
     def _stop(self, number: int, frame: object) -> None:
         first = not self._told.is_set()
         self._told.set()
-        self._resubmit = self._resubmit and number != signal.SIGINT
+        self._for_good |= number == signal.SIGINT
         if first:
             self._pass_on()
 
@@ -276,7 +282,7 @@ def stop(folder: pathlib.Path) -> None:
     if status.state not in ("running", "waiting"):
         print(f"supervise: nothing to stop: {status.state}")
         return
-    os.kill(status.pid, signal.SIGTERM)
+    os.kill(status.pid, signal.SIGINT)
     while read(folder).state in ("running", "waiting"):
         time.sleep(0.2)
     print(f"supervise: {read(folder).state}: {read(folder).reason}")
@@ -293,12 +299,12 @@ def start(folder: pathlib.Path, command: Sequence[str]) -> int:
     return 0
 
 
-def detach(folder: pathlib.Path, arguments: Sequence[str]) -> None:
-    """Starts this script once more, in a session of its own, and returns when it has begun or said why not."""
+def detach(folder: pathlib.Path, arguments: Sequence[str]) -> int:
+    """Starts this script once more, in a session of its own; returns, when it has begun, 0, and 1 where it did not."""
     before = read(folder)
     if before.state in ("running", "waiting"):
         print(f"supervise: already running here: process {before.pid}, {before.reason}")
-        return
+        return 0
     with (folder / "log.txt").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, __file__, *arguments],
@@ -309,7 +315,11 @@ def detach(folder: pathlib.Path, arguments: Sequence[str]) -> None:
         )
     while process.poll() is None and read(folder).pid != process.pid:
         time.sleep(0.05)
+    if read(folder).pid != process.pid:
+        print(f"supervise: it did not start; see {folder / 'log.txt'}", file=sys.stderr)
+        return 1
     print(f"supervise: started as process {process.pid}; log: {folder / 'log.txt'}")
+    return 0
 
 
 def _own_flags() -> list[str]:
@@ -331,7 +341,9 @@ def main(arguments: Sequence[str]) -> int:
         print("supervise: give the command after `--`", file=sys.stderr)
         return 2
     elif _DETACH.value:
-        detach(folder, [text for text in _own_flags() if text != "--detach"] + ["--", *command])
+        return detach(
+            folder, [text for text in _own_flags() if text != "--detach"] + ["--", *command]
+        )
     else:
         return start(folder, command)
     return 0

@@ -94,6 +94,22 @@ class Launch:
         self.command = workers.train_command(run, self.hosts, _T5X.value)
         self.folder = host.model_dir(run)
         self.repository = workers.Repository(str(_ROOT))
+        self._answered = False
+
+    def look(self) -> tuple[State, str]:
+        """Returns how the slice stands; once the cloud has answered, it may fail to for a while."""
+        for tries in range(1, _UNREACHED + 1):
+            try:
+                found = self.slice.state()
+            except calls.CallError as error:
+                if not self._answered or tries == _UNREACHED:
+                    raise
+                say(f"{error}; looking again")
+                time.sleep(_POLL.value)
+            else:
+                self._answered = True
+                return found
+        raise AssertionError("unreachable")
 
     def checkout(self) -> workers.Checkout:
         """Returns what every host gets."""
@@ -111,18 +127,23 @@ class Launch:
             CallError: anything is.
         """
         region = self.slice.wanted.region
-        checks = [
-            lambda: before.credentials(self.called),
+        if self.called.dry_run:
+            list(before.credentials(self.called))
+            self.slice.types()
+            list(before.bucket(self.called, self.folder, region))
+            self.called.ask("git", "ls-remote", "--heads", self.checkout().repository)
+            self.slice.leftovers()
+            return
+        unknown = list(before.credentials(self.called))
+        asking = [
             lambda: before.place(self.slice),
             lambda: before.bucket(self.called, self.folder, region),
-            lambda: before.commit(self.repository, self.checkout(), _COMMIT.value == "HEAD"),
             lambda: before.leftover(self.slice),
         ]
-        if self.called.dry_run:
-            checks = checks[:3]
-            for check in checks:
-                list(check())
-            return
+        checks = [
+            lambda: before.commit(self.repository, self.checkout(), _COMMIT.value == "HEAD"),
+            *([lambda: unknown] if unknown else asking),
+        ]
         faults = report(checks, _IGNORE.value)
         if faults:
             raise calls.CallError(f"launch: {faults} faults, named above; nothing was created")
@@ -132,7 +153,7 @@ class Launch:
         until = time.monotonic() + _READY.value * 3600
         shown = ""
         while True:
-            state, words = (State.ABSENT, "") if self.called.dry_run else self.slice.state()
+            state, words = (State.ABSENT, "") if self.called.dry_run else self.look()
             if words != shown:
                 say(f"{self.slice.wanted.name}: {words}")
                 shown = words
@@ -168,6 +189,8 @@ class Launch:
 
     def bring_up(self) -> None:
         """Installs and starts the run on all hosts on which it neither runs nor is done."""
+        # The first call makes SSH's key where there is none: not several of them at once.
+        self.on_all("true", self.slice.workers()[:1])
         statuses = {} if self.called.dry_run else self.statuses()
         up = {
             name
@@ -269,7 +292,7 @@ class Launch:
                 if self.called.dry_run:
                     return 0
             time.sleep(_POLL.value)
-            state, words = self.slice.state()
+            state, words = self.look()
             if state is not State.READY:
                 say(words)
                 up, unreached = False, 0
@@ -294,7 +317,10 @@ class Launch:
                     f"launch: {states['unreached']}, {_UNREACHED} times in a row, and the slice is said to be ready. What to do: "
                     f"tpu_vm.py delete, then run again: it continues from the last checkpoint in {self.folder}"
                 )
-            if states.keys() & {"lost", "stopped", "absent"}:
+            if "stopped" in states:
+                say("stopped; the same command continues it")
+                return os.EX_TEMPFAIL
+            if states.keys() & {"lost", "terminated", "absent"}:
                 say(
                     "a host ended without being done (a reboot for maintenance?): starting it again"
                 )
@@ -302,11 +328,11 @@ class Launch:
 
     def _may_pass(self, error: calls.CallError) -> bool:
         """Returns whether a start failed for a reason that passes: a machine that just boots, a slice that was preempted."""
-        return "port 22" in str(error) or self.slice.state()[0] is not State.READY
+        return "port 22" in str(error) or self.look()[0] is not State.READY
 
     def check_before_unless_there(self) -> None:
         """Checks what a new slice needs, unless it is there already."""
-        if self.called.dry_run or self.slice.state()[0] in (State.ABSENT, State.FAILED):
+        if self.called.dry_run or self.look()[0] in (State.ABSENT, State.FAILED):
             self.check_before()
         else:
             say(f"{_NAME.value} is there and is used")
@@ -325,7 +351,7 @@ class Launch:
 
     def status(self) -> int:
         """Says how the run stands on every host."""
-        state, words = (State.READY, "") if self.called.dry_run else self.slice.state()
+        state, words = (State.READY, "") if self.called.dry_run else self.look()
         say(f"{_NAME.value}: {words}")
         if state is State.READY:
             for name, status in self.statuses().items():
@@ -358,7 +384,7 @@ class Launch:
 
     def delete(self) -> int:
         """Deletes the slice, after saying what."""
-        state, words = (State.READY, "") if self.called.dry_run else self.slice.state()
+        state, words = (State.READY, "") if self.called.dry_run else self.look()
         if state is State.ABSENT:
             say(f"{_NAME.value}: {words}: nothing to delete")
             return 0
@@ -371,7 +397,7 @@ class Launch:
     def doctor(self) -> int:
         """Names what is wrong, here and on hosts that are there."""
         self.check_before()
-        if not self.called.dry_run and self.slice.state()[0] is State.READY:
+        if not self.called.dry_run and self.look()[0] is State.READY:
             self.on_all(self.checkout().install())
             self.examine()
         say("nothing is wrong")

@@ -10,16 +10,6 @@ from typing import Any
 import calls
 
 _AT_ONCE = 16  # calls of gcloud, which take 100 MB each
-# The runtime images are Ubuntu 22.04 and come with Python 3.10.
-_PYTHON = """
-for python in python3.14 python3.13 python3.12 python3.11 python3; do
-  "$python" -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2> /dev/null && found=1 && break
-done
-if [ -z "${found:-}" ] && ! command -v uv > /dev/null; then
-  sudo apt-get -q -o DPkg::Lock::Timeout=300 update > /dev/null
-  sudo apt-get -q -o DPkg::Lock::Timeout=300 install -y python3.11 python3.11-venv > /dev/null
-fi
-"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +42,7 @@ if [ -e setup.py ] && ! git diff --quiet HEAD; then
   exit 1
 fi
 git checkout --quiet --detach {self.commit}
-{_PYTHON.strip()}
+source scripts/launch/python.sh
 {self._enter}
 {"bash scripts/install_t5x.sh" if self.t5x else ":"}
 """

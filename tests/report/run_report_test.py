@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 import subprocess
@@ -8,6 +9,7 @@ import pytest
 
 from cotdistill_jax import report
 from cotdistill_jax.report import run_files
+from cotdistill_jax.train import run_time
 
 
 def written(run, tmp_path):
@@ -24,6 +26,34 @@ def test_counts_and_numbers_are_on_the_page(run, tmp_path):
     assert "10 in, 9 out; dropped: wrong_answer 1" in page
     assert "<td>arith_zero_shot_cot_v1</td>" in page and "1,190" in page
     assert "<dt>LENGTHS</dt><dd>{&#39;inputs&#39;: 8}</dd>" in page
+
+
+def test_where_the_time_went(run, tmp_path):
+    assert "Where the time went" not in written(run, tmp_path)[1]
+    parts = {"training": 60.0, "saving": 20.0, "lost": 20.0}
+    starts = [
+        run_time.Start(1, "2026-11-27T08:00:00+00:00", 0, 120, parts, lost_steps=20),
+        run_time.Start(2, "2026-11-27T09:00:00+00:00", 100, 200, {"training": 60.0}, ended="done"),
+    ]
+    content = {"schema_version": 1, "starts": [dataclasses.asdict(start) for start in starts]}
+    (run / "run" / run_time.TIME_FILE).write_text(json.dumps(content))
+    _, page = written(run, tmp_path)
+    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>.*?</tr>", page)]
+    assert [row for row in rows if row[:1] in (["1"], ["2"], ["all"])] == [
+        [
+            "1",
+            "2026-11-27 08:00:00",
+            "0 to 120",
+            "running, or killed, 20 steps lost",
+            "0:01:40",
+            "60.0%",
+            "20.0%",
+            "20.0%",
+        ],
+        ["2", "2026-11-27 09:00:00", "100 to 200", "done", "0:01:00", "100.0%", "0.0%", "0.0%"],
+        ["all", "", "", "20 steps lost", "0:02:40", "75.0%", "12.5%", "12.5%"],
+    ]
+    assert "time.json</a>" in page
 
 
 def test_the_page_loads_nothing_and_links_what_exists(run, tmp_path):

@@ -4,6 +4,7 @@ import pytest
 from rich.console import Console
 
 from cotdistill_jax.report import watch
+from cotdistill_jax.train import run_time
 
 
 def test_standing_and_time_left():
@@ -27,6 +28,13 @@ def test_one_look(run):
     text = console.export_text()
     assert "step 200 of 200" in text and "left" in text
     assert "token accuracy" in text and "100.00%" in text
+
+
+def test_where_the_time_went(run):
+    with run_time.RunTime(run / "run", 0, None, lambda: {"training": 90.0, "saving": 10.0}):
+        console = Console(record=True, width=120)
+        watch.watch(run, console, once=True)
+    assert "100 s: 90 % training, 10 % saving" in console.export_text()
 
 
 def test_it_watches_until_the_last_step(run):

@@ -130,8 +130,9 @@ class Runner:
         return said
 
     def said(self, model_dir):
-        """Returns what the runs in `model_dir` have printed."""
-        return pathlib.Path(self._log(model_dir)).read_text()
+        """Returns what the runs in `model_dir` have printed; nothing before they are there."""
+        log = pathlib.Path(self._log(model_dir))
+        return log.read_text() if log.exists() else ""
 
     def _log(self, model_dir):
         if str(model_dir).startswith("gs://"):

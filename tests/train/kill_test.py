@@ -15,7 +15,7 @@ from flax import traverse_util
 from tensorboard.compat.proto import event_pb2
 
 from cotdistill_jax.checkpoints import t5x_legacy
-from cotdistill_jax.train import metrics_file, metrics_log
+from cotdistill_jax.train import metrics_file, metrics_log, run_time
 
 MACROS = {
     "BATCH_SIZE": 4, "DROPOUT_RATE": 0.1, "LOG_PERIOD": 3, "SAVE_PERIOD": 4, "KEEP_CHECKPOINTS": 2, "WARMUP_STEPS": 4,
@@ -98,6 +98,10 @@ def _kill_many(runner, folder, kills, seed, **macros):
     _check_equal(whole, killed, steps)
     starts = (killed / "starts.jsonl").read_text().splitlines()
     assert len(starts) == kills + 1
+    times = run_time.read(killed)
+    assert [start.ended for start in times] == [None] * kills + ["done"]
+    assert all("lost" in start.seconds for start in times[:-1])
+    assert 0 < sum(start.lost_steps for start in times) <= kills * 12
     assert "compiled again" not in runner.said(whole) + runner.said(killed)
     return half_written
 

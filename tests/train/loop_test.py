@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from cotdistill_jax import checkpoints, features, losses
-from cotdistill_jax.train import metrics_file, run_folder, window
+from cotdistill_jax.train import metrics_file, run_folder, run_time, window
 
 
 def _params(model_dir):
@@ -179,8 +179,18 @@ def test_sigterms_save_one_checkpoint_and_the_same_command_continues(tmp_path, r
     lines = metrics_file.read_metrics(run)
     assert [line["step"] for line in lines] == list(range(1, total + 1))
     whole = tmp_path / "whole"
-    runner.finish(runner.start_toy(whole, BATCH_SIZE=4, schedule="constant", **endless), whole)
+    begun = time.monotonic()
+    pid = runner.start_toy(whole, BATCH_SIZE=4, schedule="constant", **endless)
+    while time.monotonic() < begun + 200 and "train: done" not in runner.said(whole):
+        time.sleep(0.01)
+    seconds = time.monotonic() - begun
+    said = runner.finish(pid, whole)
     jax.tree.map(np.testing.assert_array_equal, _params(run), _params(whole))
+    (start,) = run_time.read(whole)
+    assert sum(start.seconds.values()) == pytest.approx(seconds, rel=0.02)
+    assert all(start.seconds[part] > 0 for part in ("starting", "compiling", "training", "saving"))
+    assert f"train: {run_time.in_words([start])}\n" in said
+    assert [start.ended for start in run_time.read(run)] == ["stopped", "done"]
 
 
 @pytest.mark.slow

@@ -44,6 +44,12 @@ def test_three_processes_meet_and_leave_the_port(address):
         pass
 
 
+def test_they_meet_at_an_address_of_either_kind(address):
+    port = address.rpartition(":")[2]
+    for host in ("127.0.0.1", *(["[::1]"] if socket.has_dualstack_ipv6() else [])):
+        assert _meet(f"{host}:{port}", (0, {}), (1, {})) == [None] * 2
+
+
 def test_a_setting_that_differs_is_named_in_all_processes(address):
     first = {"LEARNING_RATE": "0.1", "SEED": "1", "code commit": "abc"}
     second = {"LEARNING_RATE": "0.2", "code commit": "abd", "SEED": "1"}
@@ -138,3 +144,29 @@ def test_what_is_not_given_and_not_found_is_said():
         meeting.connect("somewhere:1234", None, 0, {})
     with pytest.raises(ValueError, match="process_index 2 is not one of 0 to 1"):
         meeting.connect("somewhere:1234", 2, 2, {})
+
+
+@pytest.mark.parametrize(("ids", "expected"), [(None, [3]), ("0,1,2,3,4,5,6,7", None)])
+def test_under_slurm_a_process_takes_one_device_unless_the_environment_names_them(
+    monkeypatch, ids, expected
+):
+    job = {
+        "JOB_ID": "1",
+        "STEP_NODELIST": "node1",
+        "NTASKS": "1",
+        "PROCID": "0",
+        "LOCALID": "3",
+        "STEP_NUM_NODES": "1",
+    }
+    for name, value in job.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    if ids:
+        monkeypatch.setenv("JAX_LOCAL_DEVICE_IDS", ids)
+    connected = []
+    monkeypatch.setattr(
+        meeting.jax.distributed, "initialize", lambda *given, **_: connected.append(given)
+    )
+    meeting.connect(None, None, None, {})
+    ((address, count, index, devices),) = connected
+    assert (address.partition(":")[0], count, index) == ("node1", 1, 0)
+    assert devices == expected

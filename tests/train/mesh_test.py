@@ -191,6 +191,14 @@ def test_a_mesh_is_chosen_by_model_batch_and_devices(
     partitioning.check_mesh(mesh, config, rows, parts)
 
 
+def test_parameters_that_are_only_read_take_a_quarter():
+    shape, why = partitioning.choose_shape(
+        8, XL, int(2.85e9), 16, 1, 16e9, partitioning.WEIGHT_BYTES
+    )
+    assert shape == (4, 2, 1)  # 11.4 GB for 8 GB
+    assert why == "parameters take 5.7 GB of a device's 16.0 GB"
+
+
 def test_where_nothing_divides_the_message_says_what_would():
     with pytest.raises(ValueError, match=r"no mesh of 7 devices .*BATCH_SIZE = 14 or 28 would"):
         partitioning.choose_shape(7, BASE, 248_000_000, 16, 2, None)

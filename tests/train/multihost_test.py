@@ -28,14 +28,21 @@ def _start(runner, run, devices, flags=(), **macros):
     return runner.start_toy(run, flags, environment, schedule="constant", **{**MACROS, **macros})
 
 
-def _start_two(runner, run, flags=(), **macros):
+def _start_two(runner, run, flags=(), indices=(0, 1), of_second=None, **macros):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     flags = (*flags, f"--coordinator_address=localhost:{port}", "--process_count=2")
     macros = {"COMPILATION_CACHE_DIR": None, **macros}
     return [
-        _start(runner, run, 4, (*flags, f"--process_index={index}"), **macros) for index in (0, 1)
+        _start(
+            runner,
+            run,
+            4,
+            (*flags, f"--process_index={index}"),
+            **{**macros, **(of_second if index and of_second else {})},
+        )
+        for index in indices
     ]
 
 
@@ -89,11 +96,36 @@ def test_two_processes_give_the_losses_of_one_and_a_signal_stops_both_after_the_
     assert _losses(run)[:6] == pytest.approx(_losses(one), rel=TOLERANCE)
 
 
+def test_two_processes_that_are_asked_for_different_things_say_which(tmp_path, runner):
+    run = tmp_path / "run"
+    for pid in _start_two(runner, run, of_second={"LEARNING_RATE": 0.5, "BATCH_SIZE": 16}):
+        assert runner.status(pid) == 1
+    lines = [line for line in runner.said(run).splitlines() if "differs" in line]
+    assert len(lines) == 2
+    for line in lines:
+        assert "train: process 1 on " in line
+        assert ": BATCH_SIZE: 8 -> 16; LEARNING_RATE: 0.001 -> 0.5; start all processes" in line
+    assert not run.exists()
+
+
+def test_a_process_whose_other_one_never_comes_says_so(tmp_path, runner):
+    run = tmp_path / "run"
+    flags = ("--connect_timeout_seconds=2",)
+    for index, said in (
+        (0, "1 of 2 are missing, these came: 0 on "),
+        (1, "did not find process 0"),
+    ):
+        (pid,) = _start_two(runner, run, flags, indices=(index,))
+        assert runner.status(pid) == 1
+        (line,) = [line for line in runner.said(run).splitlines() if said in line]
+        assert "train: not all processes came" in line
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("scan", [False, True])
 def test_two_processes_evaluate_a_checkpoint_as_one_device_does(tmp_path, runner, scan):
     macros = {
-        "TRAIN_STEPS": 2, "SCAN_LAYERS": scan, "NUM_LAYERS": 2, "LEARNING_RATE": 0.3, "EVAL_MIXTURE_OR_TASK_NAME": "'toy_said'",
+        "TRAIN_STEPS": 2, "SCAN_LAYERS": scan, "NUM_LAYERS": 2, "LEARNING_RATE": 1e-6, "EVAL_MIXTURE_OR_TASK_NAME": "'toy_said'",
         "EVAL_FEATURE_LENGTHS": {"inputs": 96, "targets": 32}, "EVAL_NUM_EXAMPLES": 30, "EVAL_BATCH_SIZE": 12,
     }  # fmt: skip
     trained = tmp_path / "trained"

@@ -54,6 +54,16 @@ def test_a_start_that_was_stopped_in_good_order_loses_nothing(tmp_path):
     assert (third.seconds, third.lost_steps) == ({"lost": 100.0}, 4)
 
 
+def test_the_steps_of_a_killed_start_are_those_it_logged(tmp_path):
+    with run_time.RunTime(tmp_path, 0, None, _clock(**PARTS)) as start:
+        start.update(4, at_once=True)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 8}\n{"step": 9}\n{"st')
+    with run_time.RunTime(tmp_path, 4, start.notes(), _clock()):
+        pass
+    (killed, _) = run_time.read(tmp_path)
+    assert (killed.until_step, killed.lost_steps) == (9, 5)
+
+
 def test_an_error_is_named_and_what_follows_its_checkpoint_is_lost(tmp_path):
     with pytest.raises(FloatingPointError), run_time.RunTime(tmp_path, 0, None, _clock(**PARTS)):
         raise FloatingPointError

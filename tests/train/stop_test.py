@@ -1,7 +1,8 @@
-"""SIGTERM to one process of two or to both: while the step is compiled, in an evaluation, in a save, while one waits for data, between steps.
+"""SIGTERM to one process of two or to both: while the step is compiled, in an evaluation, in a save, while one waits for data, between steps;
+and while a start prepares.
 
-One run is stopped again and again, and ends as the run that nobody touched, to the bit. COTDISTILL_STOPS=20 for the long version, four of
-each: to either process, to both, and twice to the second.
+One run is stopped again and again, and ends as the run that nobody touched, to the bit. COTDISTILL_STOPS=24 for the long version, four of
+each: to either process, to both, and twice to the second; half an hour on two free cores.
 """
 
 import os
@@ -58,6 +59,7 @@ AT = {
     "save": {"SAVE_PERIOD": 2},
     "data": {},
     "between": {},
+    "start": {},
 }
 TO = ("0", "1", "01", "11")
 
@@ -87,11 +89,10 @@ class Pair:
             self.pids.append(pid)
 
     def said(self, index):
-        path = pathlib.Path(f"{self.logs[index]}.log")
-        return path.read_text() if path.exists() else ""
+        return self._runner.said(self.logs[index])
 
-    def finish(self):
-        """Waits until both have ended, each well; returns the seconds until each had."""
+    def finish(self, status=0):
+        """Waits until both have ended, each with this exit status; returns the seconds until each had."""
         ended, asked = {}, set()
         since = time.monotonic()
         while len(ended) < 2:
@@ -105,12 +106,12 @@ class Pair:
                     os.kill(pid, signal.SIGUSR1)
             time.sleep(0.01)
         for index, pid in enumerate(self.pids):
-            assert self._runner.status(pid) == 0, self.said(index)[-4000:]
+            assert self._runner.status(pid) == status, self.said(index)[-4000:]
         return [ended[pid] for pid in self.pids]
 
 
 def _wait_for(condition, what):
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 500
     while not condition():
         assert time.monotonic() < deadline, f"never: {what}"
         time.sleep(0.001)
@@ -128,6 +129,11 @@ def _step(run):
 def _reach(moment, pair, run, folder, rng):
     """Waits for a moment of a start."""
     first = max(checkpoints.list_steps(run), default=0) if run.exists() else 0
+    begun = len(run_time.read(run))
+    if moment == "start":
+        _wait_for(lambda: len(run_time.read(run)) > begun, "the start is written down")
+        time.sleep(rng.uniform(0, 0.2))
+        return
     bar = re.compile(rf"\| {first}/{NEVER}")
     _wait_for(lambda: bar.search(pair.said(0)), "the loop begins")
     if moment == "compilation":
@@ -163,19 +169,20 @@ def _stop(moment, to, runner, run, folders, data, rng):
     for index in to:
         os.kill(pair.pids[int(index)], signal.SIGTERM)
     step = _step(run)
-    seconds = pair.finish()
+    seconds = pair.finish(os.EX_TEMPFAIL)
     if moment == "data":
         shutil.rmtree(stalled)
         shutil.copytree(data, stalled)
     stopped = max(checkpoints.list_steps(run), default=0)
+    for index in (0, 1):
+        said = f"stopped; run the same command to continue after step {stopped}:"
+        if moment == "start":
+            said = "stopped by SIGTERM before the first step of this start"
+        assert said in pair.said(index)
     said = f"stopped by SIGTERM after step {stopped} of {NEVER}; its checkpoint is saved"
     if not stopped:
         said = f"stopped by SIGTERM before the first of {NEVER} steps"
-    assert said in pair.said(0)
-    for index in (0, 1):
-        assert f"stopped; run the same command to continue after step {stopped}:" in pair.said(
-            index
-        )
+    assert moment == "start" or said in pair.said(0)
     assert max(seconds) < GRACE_SECONDS
     assert step <= stopped <= step + 3
     if moment == "data":
@@ -210,11 +217,12 @@ def test_a_run_of_two_processes_ends_well_wherever_a_signal_comes(runner, toy_ta
     for folder in folders:
         shutil.copytree(data, folder)
     run, whole = tmp_path / "run", tmp_path / "whole"
-    count = int(os.environ.get("COTDISTILL_STOPS", "5"))
+    count = int(os.environ.get("COTDISTILL_STOPS", "6"))
     trials = [
         (moment, TO[(first + number) % 4]) for first in range(4) for number, moment in enumerate(AT)
     ]
-    for moment, to in trials[:count]:
+    trials = trials[:count]
+    for moment, to in trials:
         print(_stop(moment, to, runner, run, folders, data, rng), flush=True)
     steps = max(checkpoints.list_steps(run), default=0) + 3
     Pair(runner, run, folders, {"TRAIN_STEPS": steps}).finish()
@@ -228,5 +236,6 @@ def test_a_run_of_two_processes_ends_well_wherever_a_signal_comes(runner, toy_ta
     ]
     print(run_time.in_words(run_time.read(run)))
     starts = run_time.read(run)
-    assert [start.ended for start in starts] == ["stopped"] * count + ["done"]
+    ended = [None if moment == "start" else "stopped" for moment, _ in trials]
+    assert [start.ended for start in starts] == [*ended, "done"]
     assert sum(start.lost_steps for start in starts) == 0

@@ -53,6 +53,18 @@ def test_a_signal_is_taken_while_the_main_thread_can_run_no_python():
         assert stop.wanted and seen == [True]
 
 
+def test_a_signal_before_the_run_begins_leaves_at_once_and_not_later():
+    left = []
+    with stopping.StopSignal(left.append) as stop:
+        _send(signal.SIGTERM, stop)
+        time.sleep(0.05)
+        assert left == ["SIGTERM"]
+        stop.begin()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.05)
+        assert left == ["SIGTERM"] and stop.requested()
+
+
 def test_outside_the_main_thread_nothing_is_installed():
     before = signal.getsignal(signal.SIGTERM)
     found = []

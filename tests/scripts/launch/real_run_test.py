@@ -1,9 +1,13 @@
 """The real runner in two processes behind the stand-ins: preempted twice, a process killed; it ends with the bits of a run nobody touched."""
 
+import importlib.util
 import json
 import os
-import shlex
+import pathlib
 import signal
+import socket
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -75,24 +79,26 @@ def _check_same(run, undisturbed):
             np.testing.assert_array_equal(tree[name], leaf, err_msg=str(name))
 
 
-@pytest.fixture
-def toys(toy_tasks, modules):
-    (modules / "toy_tasks.py").write_text((toy_tasks / "toy_tasks.py").read_text())
+@pytest.fixture(scope="module")
+def toys(modules):
+    """The toy tasks of the tests that train, where the machines can import them."""
+    path = pathlib.Path(__file__).parents[2] / "train" / "conftest.py"
+    spec = importlib.util.spec_from_file_location("train_conftest", path)
+    shared = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(shared)
+    (modules / "toy_tasks.py").write_text(shared.TOY_TASKS)
+    return modules
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, toy_tasks, repository, modules):
+def undisturbed(tmp_path_factory, repository, toys):
     """Lines and parameters of the same command in two processes, started by hand."""
-    import socket
-    import subprocess
-    import sys
-
     folder = tmp_path_factory.mktemp("undisturbed")
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"--coordinator_address=localhost:{free.getsockname()[1]}"
     environment = {
-        **os.environ, "PYTHONPATH": f"{repository}:{toy_tasks}", "JAX_PLATFORMS": "cpu",
+        **os.environ, "PYTHONPATH": f"{repository}:{toys}", "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": DEVICES.removeprefix("--env=XLA_FLAGS="),
     }  # fmt: skip
     flags = (*_flags(folder / "run"), address, "--process_count=2")
@@ -164,7 +170,7 @@ def test_a_slurm_job_at_its_time_limit_gives_the_same_bits(world, tmp_path, toys
         assert time.monotonic() < deadline, log.read_text()[-3000:]
         time.sleep(0.1)
     said = log.read_text()
-    assert "exit status" not in said.split(" stopped: ")[-1]
+    assert " terminated: by SIGTERM" in said
     stopped = max(int(path.name[11:]) for path in run.glob("checkpoint_*"))
     assert f"train: stopped; run the same command to continue after step {stopped}" in said
     world.change(jobs=[], job="4712")
@@ -177,16 +183,26 @@ def test_a_slurm_job_at_its_time_limit_gives_the_same_bits(world, tmp_path, toys
 
 
 @pytest.mark.slow
-def test_hosts_that_resolve_the_configuration_differently_are_named(world, tmp_path, toys):
-    world.change(environments={"1": {"COTDISTILL_UNUSED": "1"}})
+def test_the_doctor_looks_at_every_host_before_anything_trains(world, tmp_path, toys):
     run = tmp_path / "run"
-    (world.folder / "worker_1").mkdir()
-    flags = [flag for flag in _flags(run) if "MESH_SHAPE" not in flag] + [
-        "--gin.MESH_SHAPE=(3, 1, 1)"
-    ]
-    done = world.call("tpu_vm.py", "run", *SLICE, "--", *flags, timeout=300)
+    wrong = (*_flags(run), "--gin.MESH_SHAPE=(3, 1, 1)")
+    done = world.call("tpu_vm.py", "run", *SLICE, "--", *wrong, timeout=300)
     assert done.code == 1
-    assert "doctor: mesh: gin: MESH_SHAPE = (3, 1, 1) for 8 devices" in done.out
-    assert "MESH_SHAPE = None chooses; (data, fsdp, model) that fit: " in done.out
-    assert not run.exists() or not list(run.iterdir())
-    assert shlex.join(flags)
+    for worker in (0, 1):
+        assert (
+            f"worker {worker}: doctor: mesh: gin: MESH_SHAPE = (3, 1, 1) for 8 devices" in done.out
+        )
+    assert "MESH_SHAPE = None chooses; (data, fsdp, model) that fit: (1, 4, 2)" in done.out
+    assert not (run / "starts.jsonl").exists()
+    for worker in (0, 1):  # files that somebody copied there, and not the same ones
+        (world.folder / f"worker_{worker}" / "cotdistill_jax" / "local.gin").write_text(
+            f"TRAIN_STEPS = {90 + worker}\n"
+        )
+    done = world.call(
+        "tpu_vm.py", "run", *SLICE, "--", *_flags(run), "--gin_file=local.gin", timeout=300
+    )
+    assert done.code == 1
+    assert (
+        "launch: the hosts differ in commit or configuration: {'0': 'doctor: commit" in done.error
+    )
+    assert not (run / "starts.jsonl").exists()

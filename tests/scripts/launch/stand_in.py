@@ -25,12 +25,13 @@ WORDS = [text for text in ARGUMENTS if not text.startswith("-") and text != "alp
 def world():
     with (WORLD / "lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        path = WORLD / "world.json"
-        found = json.loads(path.read_text())
-        yield found
-        partial = WORLD / "world.part"
-        partial.write_text(json.dumps(found))
-        partial.replace(path)
+        found = json.loads((WORLD / "world.json").read_text())
+        try:
+            yield found
+        finally:
+            partial = WORLD / "world.part"
+            partial.write_text(json.dumps(found))
+            partial.replace(WORLD / "world.json")
 
 
 def flag(name, default=None):
@@ -72,7 +73,8 @@ def gcloud():
                     found["errors"][pattern] = rest
                     if not rest:
                         del found["errors"][pattern]
-                fail(error)
+                if error:  # null: this time it answers
+                    fail(error)
         zone, name = flag("zone"), WORDS[4] if len(WORDS) > 4 else None
         if said.startswith("auth list"):
             print(found["account"])

@@ -98,9 +98,9 @@ def test_a_signal_and_a_missing_program_are_named(tmp_path, supervise):
 
 
 @pytest.mark.parametrize(
-    ("number", "resubmitted"), [(signal.SIGTERM, True), (signal.SIGINT, False)]
+    ("number", "state"), [(signal.SIGTERM, "terminated"), (signal.SIGINT, "stopped")]
 )
-def test_a_signal_is_passed_on_and_ends_it(tmp_path, supervise, number, resubmitted):
+def test_a_signal_is_passed_on_and_ends_it(tmp_path, supervise, number, state):
     command = [
         "bash",
         "-c",
@@ -114,8 +114,8 @@ def test_a_signal_is_passed_on_and_ends_it(tmp_path, supervise, number, resubmit
     code, said = _finish(process)
     assert code == os.EX_TEMPFAIL
     assert "saving" in said
-    assert _status(tmp_path)["state"] == "stopped"
-    assert (tmp_path / "again").exists() == resubmitted
+    assert _status(tmp_path)["state"] == state
+    assert (tmp_path / "again").exists() == (state == "terminated")
 
 
 def test_a_signal_can_be_passed_on_by_another_command(tmp_path, supervise):
