@@ -82,7 +82,7 @@ MISTAKES: dict[str, list[tuple[list[str], str]]] = {
     ],
     "scripts/compile_table.py": [
         (["--only"], "--only"),
-        (["--onli=xxl"], "--onli"),
+        (["--onli=xxl"], "onli"),
         (["xxl"], "xxl"),
     ],
     "scripts/plan_run.py": [
