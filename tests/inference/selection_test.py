@@ -4,6 +4,7 @@ import pathlib
 
 import pytest
 
+from cotdistill_jax import files
 from cotdistill_jax.inference import manifest, selection
 
 
@@ -56,15 +57,20 @@ def test_weights_files_and_single_files(runs):
     assert manifest.folder_sha256(runs / "checkpoint_5") != before
 
 
-def test_a_checkpoint_in_a_bucket_keeps_its_name(runs):
-    (one,) = selection.select("gs://t5-data/flan/small/checkpoint_1198000/")
-    assert str(one.path) == "gs://t5-data/flan/small/checkpoint_1198000"
-    assert (one.step, str(one.folder)) == (1198000, ".")
-    other = manifest.folder_sha256(one.path.parent / "checkpoint_1")
-    assert manifest.folder_sha256(one.path) != other
-    for name, steps in (("gs://t5-data/flan/small", None), ("gs://b/checkpoint_1", "all")):
-        with pytest.raises(ValueError, match="named to its step"):
-            selection.select(name, steps)
+def test_a_run_in_a_bucket_is_listed_as_one_on_disk(bucket):
+    run = files.as_path(f"{bucket.url}/some/run")
+    for name in ("checkpoint_5/commit_success.txt", "checkpoint_20/commit_success.txt", "checkpoint_30/state/x"):  # fmt: skip
+        (run / name).write_text("")
+    (latest,) = selection.select(f"{run}/")
+    assert (str(latest.path), latest.step, latest.folder) == (f"{run}/checkpoint_20", 20, ".")
+    (named,) = selection.select(f"{run}/checkpoint_5")
+    assert (str(named.path), named.step, named.folder) == (f"{run}/checkpoint_5", 5, ".")
+    both = selection.select(str(run), "all")
+    assert [(one.step, one.folder) for one in both] == [(5, "checkpoint_5"), (20, "checkpoint_20")]
+    before = manifest.folder_sha256(named.path)
+    assert before == manifest.folder_sha256(named.path)
+    (named.path / "state").joinpath("manifest.ocdbt").write_text("x")
+    assert manifest.folder_sha256(named.path) != before
 
 
 def test_what_does_not_exist_is_named(runs):
