@@ -239,9 +239,9 @@ def test_the_ring_of_produced_tokens_follows_the_longest_text(monkeypatch):
     sizes = [4]
     fit = continuous._fit
 
-    def noted(state, length, num_slots):
+    def noted(state, length, num_slots, mesh):
         sizes.append(num_slots)
-        return fit(state, length, num_slots)
+        return fit(state, length, num_slots, mesh)
 
     monkeypatch.setattr(continuous, "_fit", noted)
     monkeypatch.setattr(continuous, "_SHORTEST_RING", 4)
