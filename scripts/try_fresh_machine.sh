@@ -4,7 +4,7 @@
 # SUITE of Debian: trixie (13, Python 3.13, the default), bookworm (3.11), forky (3.14). COMMAND: default `bash scripts/quickstart.sh`.
 # Needs root and debootstrap. The commit of this checkout is tried, not what is not committed. The caller's settings of pip, uv, TLS and
 # proxies go along: the variables PIP_*, UV_*, SSL_*, *_CA_BUNDLE, *_PROXY, and read-only the files that they and pip's configuration name.
-# MIRROR names Debian's mirror.
+# MIRROR names Debian's mirror, SHARE further folders that are to be seen inside, such as the whole of a package index on the disk.
 set -euo pipefail
 
 folder="${1:?usage: try_fresh_machine.sh FOLDER [SUITE] [COMMAND]}"
@@ -61,7 +61,7 @@ while read -r path; do
     share "$path"
     shared="$path" # sorted: what lies below it comes next
   fi
-done < <(printf '%s\n' "$configurations" "$named" | grep -v '^$' | LC_ALL=C sort -u)
+done < <(printf '%s\n' ${SHARE:-} "$configurations" "$named" | grep -v '^$' | LC_ALL=C sort -u)
 cp /etc/resolv.conf /etc/hosts "$folder/etc/"
 for place in proc sys dev; do
   mount --rbind "/$place" "$folder/$place"
