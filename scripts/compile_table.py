@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from absl import app, flags
 
-from cotdistill_jax import command
+from cotdistill_jax import command, files
 
 _ONLY = flags.DEFINE_string("only", "", "Part of the leaf's name.")
 _AGAIN = flags.DEFINE_bool("again", False, "Compile rows that are there already, too.")
@@ -136,7 +136,7 @@ def main(argv: Sequence[str]) -> None:
     from cotdistill_jax.train import tpu_topologies
 
     tpu_topologies.check_installed()
-    folder = pathlib.Path(_FOLDER.value)
+    folder = files.as_path(_FOLDER.value)
     kept = folder / "compiled_plans.json"
     found = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
     now = [f"{name} {importlib.metadata.version(name)}" for name in ("jax", "libtpu")]
