@@ -150,7 +150,10 @@ def read_json_lines(
     """
     path = as_path(path)
     # One of ours may have parts behind it (`lines`), and is small enough to be read whole.
-    stream = io.BytesIO(lines.read(path) or b"") if growing else path.open("rb")
+    content = lines.read(path) if growing else None
+    if growing and content is None:
+        raise FileNotFoundError(2, "No such file or directory", str(path))
+    stream = path.open("rb") if content is None else io.BytesIO(content)
     with stream:
         head = stream.read(_HEAD_BYTES)
         if not growing or head:

@@ -133,6 +133,8 @@ class PredictionWriter:
         """
         self.path = files.as_path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not self.path.exists():
+            self.path.write_bytes(b"")
         self.done = {prediction.key: prediction for prediction in read(self.path)}
         self._lines = files.LineFile(self.path)
 
