@@ -35,11 +35,7 @@ def idle() -> str | None:
     None, too, where somebody chose so, by COTDISTILL_ACCELERATOR=none, or by JAX_PLATFORMS or CUDA_VISIBLE_DEVICES.
     """
     platform = jax.default_backend()
-    if (
-        platform != "cpu"
-        or jax.config.jax_platforms == "cpu"
-        or accelerators.wanted() == ""
-    ):
+    if platform != "cpu" or jax.config.jax_platforms == "cpu" or accelerators.wanted() == "":
         return None
     found = accelerators.find()
     if found is None or (found.extra == "cuda" and os.environ.get("CUDA_VISIBLE_DEVICES") == ""):
