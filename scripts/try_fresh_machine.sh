@@ -20,8 +20,10 @@ fi
 
 mounted=()
 leave() {
-  local place
-  for place in "${mounted[@]}"; do umount --lazy "$place"; done
+  local i
+  for ((i = ${#mounted[@]} - 1; i >= 0; i--)); do # the last one first: it may lie in another
+    umount --recursive --lazy "${mounted[i]}" || echo "try_fresh_machine: ${mounted[i]} is still mounted; unmount it before anything is removed there" >&2
+  done
 }
 trap leave EXIT
 share() { # SOURCE: the same path inside, read-only
