@@ -12,7 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from cotdistill_jax import checkpoints
+from cotdistill_jax import checkpoints, files
 from cotdistill_jax.train import loop, metrics_file, run_lock
 
 
@@ -136,11 +136,11 @@ def test_vanished_folder_stops_the_run(tmp_path, train_toy):
 
 
 def test_lock_notices_that_its_folder_is_gone(tmp_path):
-    with run_lock.hold(tmp_path):
-        run_lock.check_exists(tmp_path)
+    with run_lock.hold(tmp_path) as lock:
+        lock.check()
         (tmp_path / run_lock.LOCK_FILE).unlink()
-        with pytest.raises(FileNotFoundError, match="is gone"):
-            run_lock.check_exists(tmp_path)
+        with pytest.raises(files.LostError, match="is gone"):
+            lock.check()
 
 
 def test_slow_writer_delays_the_run_and_loses_nothing(tmp_path, train_toy, monkeypatch):
