@@ -35,7 +35,12 @@ def run(tmp_path, *arguments):
     return subprocess.run(
         [sys.executable, "scripts/check_hardware.py", *bindings, *arguments],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "JAX_PLATFORMS": "cpu"},
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}",
+            "JAX_PLATFORMS": "cpu",
+            "EPATH_USE_TF": "false",
+        },
         capture_output=True,
         text=True,
         check=False,

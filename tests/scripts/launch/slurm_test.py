@@ -8,6 +8,9 @@ import time
 
 import pytest
 
+# Real processes that wait for one another: minutes on two cores that do something else, too.
+pytestmark = pytest.mark.multihost
+
 JOB = ("--name=run", "--nodes=2", "--gpus_per_node=0", "--t5x", "--first_wait_seconds=0.1")
 # `python -m t5x.train`: a step every 20 ms, a checkpoint at every tenth and, at SIGTERM, after the step under way.
 TRAINER = """\

@@ -10,6 +10,9 @@ import time
 
 import pytest
 
+# Real processes that wait for one another: minutes on two cores that do something else, too.
+pytestmark = pytest.mark.multihost
+
 SCRIPT = pathlib.Path(__file__).parents[3] / "scripts" / "launch" / "supervise.py"
 # Saves checkpoint_N at its Nth start, up to SAVES, then ends with CODE, or with 0 once it has been started often enough.
 TRAINING = """

@@ -12,6 +12,9 @@ import time
 
 import pytest
 
+# Real processes that wait for one another: minutes on two cores that do something else, too.
+pytestmark = pytest.mark.multihost
+
 SLICE = ("--name=run", "--zone=us-west4-a", "--type=v5p-16", "--poll_seconds=1", "--t5x")
 # `python -m t5x.train`: a step every 20 ms, a checkpoint at every tenth, the end after TRAIN_STEPS. `crash_N` in MODEL_DIR lets
 # process N crash after step 12.
