@@ -11,9 +11,6 @@ import threading
 
 import pytest
 
-# Real processes that wait for one another: minutes on two cores that do something else, too.
-pytestmark = pytest.mark.multihost
-
 sys.path.insert(0, str(pathlib.Path(__file__).parents[3] / "scripts" / "launch"))
 import findings
 import host
