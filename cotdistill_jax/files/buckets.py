@@ -182,9 +182,7 @@ class BucketPath:
             if "OUT_OF_RANGE" not in str(error):
                 raise
             return self.read_bytes()  # shorter than that
-        if head is None:
-            raise FileNotFoundError(2, "No such file in the bucket", str(self))
-        return head
+        return self._there(head)
 
     def read_range(self, first: int, last: int) -> bytes:
         """Returns the bytes from `first` up to `last`, which is not among them.
@@ -193,10 +191,7 @@ class BucketPath:
             FileNotFoundError: there is no such object.
             BucketError: it is shorter, or can't be read.
         """
-        content = self._read(slice(first, last))
-        if content is None:
-            raise FileNotFoundError(2, "No such file in the bucket", str(self))
-        return content
+        return self._there(self._read(slice(first, last)))
 
     def read_bytes(self) -> bytes:
         """Returns the content.
@@ -205,10 +200,7 @@ class BucketPath:
             FileNotFoundError: there is no such object.
             BucketError: it can't be read.
         """
-        content = self._read() if self.key else None
-        if content is None:
-            raise FileNotFoundError(2, "No such file in the bucket", str(self))
-        return content
+        return self._there(self._read() if self.key else None)
 
     def read_text(self, encoding: str = "utf-8") -> str:
         """Returns the content as text."""
@@ -268,7 +260,7 @@ class BucketPath:
         return found.stamp.generation, found.value if found.state == "value" else None
 
     def check_writable(self) -> None:
-        """Writes, reads and removes an object beside this one; does not wait long for a network that is not there.
+        """Writes, reads and removes an object below this one; does not wait long for a network that is not there.
 
         Raises:
             BucketError: one of these can't be done; the message says why.
@@ -281,6 +273,11 @@ class BucketPath:
             lambda: store.write(probe.key, None),
         ):
             _answer(asked, self)
+
+    def _there(self, content: bytes | None) -> bytes:
+        if content is None:
+            raise FileNotFoundError(2, "No such file in the bucket", str(self))
+        return content
 
     def _read(self, span: slice = slice(None)) -> bytes | None:
         wanted = {} if span == slice(None) else {"byte_range": span}

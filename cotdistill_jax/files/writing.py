@@ -4,14 +4,13 @@ import hashlib
 import json
 import os
 import pathlib
-import types
 from typing import Any, Self
 
 from cotdistill_jax.files import lines
 from cotdistill_jax.files.buckets import BucketPath
 from cotdistill_jax.files.paths import AnyPath, as_path
 
-TEMPORARY_SUFFIX = ".partial"
+_TEMPORARY_SUFFIX = ".partial"
 _MOST_PARTS = 64
 
 
@@ -32,7 +31,7 @@ def write_atomically(path: AnyPath, content: bytes | str) -> None:
     if isinstance(path, BucketPath):
         path.write_bytes(data)
         return
-    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+    temporary = path.with_name(path.name + _TEMPORARY_SUFFIX)
     try:
         with temporary.open("wb") as stream:
             stream.write(data)
@@ -100,12 +99,7 @@ class LineFile:
         """Returns itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         """Closes the file."""
         self.close()
 

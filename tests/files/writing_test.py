@@ -91,7 +91,7 @@ def test_one_process_holds_a_lock(folder, monkeypatch):
     with files.hold(folder / "run.lock", said.append) as lock:
         lock.check()
         with pytest.raises(files.HeldError) as caught, files.hold(folder / "run.lock", said.append):
-            pass
+            pytest.fail("held by two")
         assert caught.value.owner.startswith("process ")
     with files.hold(folder / "run.lock", said.append) as lock:
         lock.check()
