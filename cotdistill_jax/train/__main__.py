@@ -11,15 +11,16 @@ import os
 import sys
 from collections.abc import Sequence
 
-from cotdistill_jax import command, devices, files
+from cotdistill_jax import command, files
 
-command.import_quietly("tensorflow")
+command.import_quietly("tensorflow")  # before JAX, which lets it speak
 
 import gin
 import jax
 import seqio
 from absl import app, flags, logging
 
+from cotdistill_jax import devices
 from cotdistill_jax.train import gin_config, loop, meeting, run_folder, stopping, stopwatch
 
 _FILES = flags.DEFINE_multi_string(

@@ -27,6 +27,7 @@ def test_prints_every_variant() -> None:
         check=True,
         timeout=120,
     )
-    lines = done.stdout.splitlines()
+    devices, *lines = done.stdout.splitlines()
+    assert devices == "devices: 1 x CPU"
     assert re.match(r" +whole: +\d+ MiB \(100%\), wall \d", lines[2])
     assert re.match(r" +4 chunks: +\d+ MiB \(\d+%\), wall \d", lines[3])

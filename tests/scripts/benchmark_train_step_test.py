@@ -21,7 +21,8 @@ def test_prints_time_and_share_of_the_matrix_rate() -> None:
         check=True,
         timeout=200,
     )
-    lines = done.stdout.splitlines()
+    devices, *lines = done.stdout.splitlines()
+    assert devices == "devices: 1 x CPU"
     assert lines[0].startswith("batch 1, inputs 8, targets 8, K 5, V 64, 1 + 1 layers, 2 loss")
     assert re.fullmatch(
         r"  ours: +[\d.]+ s, +[\d,]+ tokens/s, ours is 1.00 times as fast, at the matrix product's rate [\d.]+ times",

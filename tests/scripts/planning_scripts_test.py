@@ -29,7 +29,8 @@ SMALL = ("--num_layers=2", "--emb_dim=16", "--batch_size=2", "--inputs=16", "--t
 def test_compile_times_are_printed_side_by_side():
     done = run("benchmark_compile.py", *SMALL, "--mlp_dim=32", "--num_heads=2")
     assert done.returncode == 0, done.stderr[-2000:]
-    lines = done.stdout.splitlines()
+    devices, *lines = done.stdout.splitlines()
+    assert devices == "devices: 1 x CPU"
     assert re.match(r" scanned: trace [\d.]+ s, compile [\d.]+ s", lines[1])
     assert re.match(r"unrolled: trace [\d.]+ s, compile [\d.]+ s", lines[2])
     assert re.match(r"scanned / unrolled: compile [\d.]+", lines[3])

@@ -96,7 +96,7 @@ def test_a_run_in_a_bucket_is_the_run_on_disk_also_when_killed_and_continued(
     run = f"{bucket.url}/some/run"
     folder = files.as_path(run)
     pid = _start(runner, bucket, run)
-    _wait_for(lambda: any("checkpoint_8" in line for line in bucket.server.log))
+    _wait_for(lambda: bucket.server.files(bucket.name, "some/run/checkpoint_8/"))
     os.kill(pid, signal.SIGKILL)
     assert runner.status(pid) == -signal.SIGKILL
     assert (folder / run_lock.LOCK_FILE).is_file()

@@ -20,7 +20,7 @@ SCRIPT = r"""
 import contextlib, dataclasses, json, sys
 import jax, numpy as np, optax
 from cotdistill_jax import losses, network, partitioning
-from cotdistill_jax.train import planning, step
+from cotdistill_jax.train import collectives, step
 
 CONFIG = network.T5Config(vocab_size=64, emb_dim=16, num_heads=4, head_dim=8, mlp_dim=32,
                           num_encoder_layers=1, num_decoder_layers=1)
@@ -57,7 +57,7 @@ def traffic(shape):
     train_step = step.make_train_step(mesh, CONFIG, losses.distribution_matching, optimizer)
     state = jax.eval_shape(lambda: step.init_state(mesh, CONFIG, optimizer, seed=0))
     compiled = train_step.lower(state, batch()).compile()
-    return sum(planning.collective_bytes(compiled.as_text()).values())
+    return sum(collectives.once(compiled.as_text()).values())
 
 optimizers = {"adamw": optax.adamw(1e-3), "adafactor": optax.adafactor(1e-3, min_dim_size_to_factor=8)}
 jobs = json.loads(sys.argv[1])

@@ -39,7 +39,7 @@ def open_store(folder, **changes):
 def abandon(store):
     """Leaves a store as a killed process does."""
     store._journal.close()
-    store._lock.close()
+    store._opened.close()
 
 
 def test_what_was_added_is_there_after_a_kill_and_is_written_once(tmp_path):
