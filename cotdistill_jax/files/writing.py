@@ -56,15 +56,16 @@ class LineFile:
     begins in the file, and now and then, and at the end, the file is written anew with all of them. `lines.read` sees both.
     """
 
-    def __init__(self, path: AnyPath) -> None:
-        """Opens a file, made where missing; a torn last line is removed, one that lacks its end gets it.
+    def __init__(self, path: AnyPath, *, end_last_line: bool = True) -> None:
+        """Opens a file, made where missing; a torn last line is removed.
 
         Args:
             path: of JSON Lines.
+            end_last_line: whether a last line that is JSON and lacks only its end, as an editor leaves it, gets it; else it is torn, too.
         """
         self.path = as_path(path)
         content = lines.read(self.path)
-        whole = _with_whole_lines(content or b"")
+        whole = _with_whole_lines(content or b"", end_last_line)
         self._parts = 0
         if isinstance(self.path, BucketPath):
             lines.consolidate(self.path, content)
@@ -137,9 +138,11 @@ def replace_lines(path: AnyPath, content: bytes) -> None:
     write_atomically(path, content)
 
 
-def _with_whole_lines(content: bytes) -> bytes:
-    """Returns the content up to its last whole line, with the end of a last line that is JSON and lacks it."""
+def _with_whole_lines(content: bytes, end_last_line: bool) -> bytes:
+    """Returns the content up to its last whole line, where wanted with the end of a last line that is JSON and lacks it."""
     end = content.rfind(b"\n") + 1
+    if not end_last_line:
+        return content[:end]
     last = content[end:]
     try:
         json.loads(last)

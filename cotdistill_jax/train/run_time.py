@@ -115,11 +115,12 @@ class RunTime:
           at_once: whether to write although the last time is only just past.
         """
         self._now.until_step, self._now.ended = step, ended
-        self._now.seconds = dict(self._seconds())
+        # As the file has them, so that what is said now and read later agree to the last digit.
+        self._now.seconds = {part: round(value, 3) for part, value in self._seconds().items()}
         now = time.monotonic()
         if self._write and (ended or at_once or now - self._written > _WRITE_SECONDS):
             self._written = now
-            starts = [_rounded(start) for start in self._starts]
+            starts = [dataclasses.asdict(start) for start in self._starts]
             files.write_json_atomically(
                 self._folder / TIME_FILE, {"schema_version": SCHEMA_VERSION, "starts": starts}
             )
@@ -174,10 +175,5 @@ def _count_lost(starts: Sequence[Start], step: int, notes: Mapping[str, Any]) ->
             continue
         kept = dict(notes["seconds"]) if start.start == notes["start"] else {}
         lost = sum(start.seconds.values()) - sum(kept.values())
-        start.seconds = {**kept, LOST: max(lost, 0.0)}
+        start.seconds = {**kept, LOST: round(max(lost, 0.0), 3)}
         start.lost_steps = max(start.until_step - max(step, start.from_step), 0)
-
-
-def _rounded(start: Start) -> dict[str, Any]:
-    seconds = {part: round(value, 3) for part, value in start.seconds.items()}
-    return {**dataclasses.asdict(start), "seconds": seconds}

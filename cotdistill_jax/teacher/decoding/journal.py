@@ -103,7 +103,7 @@ class Journal:
         """Reads what is there, and removes a line that was cut off."""
         self._path = folder / JOURNAL_NAME
         self.content = read(folder)
-        self._lines = files.LineFile(self._path)
+        self._lines = files.LineFile(self._path, end_last_line=False)
 
     def append(self, entry: Entry) -> None:
         """Writes one line and returns when it is kept."""
