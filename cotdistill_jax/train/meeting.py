@@ -52,12 +52,12 @@ def connect(
         )
     if address is None or count is None or index is None:
         raise ValueError(
-            f"train: coordinator_address is {address}, process_count {count}, process_index {index}, and nothing here says the rest "
+            f"multihost: coordinator_address is {address}, process_count {count}, process_index {index}, and nothing here says the rest "
             "(no Cloud TPU, Slurm, Open MPI or Kubernetes was found); give all three"
         )
     if not 0 <= index < count:
         raise ValueError(
-            f"train: process_index {index} is not one of 0 to {count - 1} (process_count - 1)"
+            f"multihost: process_index {index} is not one of 0 to {count - 1} (process_count - 1)"
         )
     if count > 1:
         _refuse_loopback(address)
@@ -82,8 +82,8 @@ def meet(
     if error is None:
         return
     if error.startswith(_NOT_COME):
-        raise TimeoutError(f"train: {error}")
-    raise ValueError(f"train: {error}")
+        raise TimeoutError(f"multihost: {error}")
+    raise ValueError(f"multihost: {error}")
 
 
 _NOT_COME = "not all processes came"
@@ -180,7 +180,7 @@ def _listener(port: int) -> socket.socket:
     except OSError as error:
         raise OSError(
             error.errno,
-            f"train: process 0 can't listen at port {port} ({error.strerror}); end what uses it, or choose another one in "
+            f"multihost: process 0 can't listen at port {port} ({error.strerror}); end what uses it, or choose another one in "
             "coordinator_address",
             str(port),
         ) from error
@@ -226,4 +226,4 @@ def _refuse_loopback(address: str) -> None:
     hosts = [name for name in os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",") if name]
     num_hosts = max(len(hosts), int(os.environ.get("SLURM_JOB_NUM_NODES", "1")))
     if num_hosts > 1 and _is_loopback(address):
-        raise ValueError(f"train: the run is on {num_hosts} hosts{_loopback_hint(address)}")
+        raise ValueError(f"multihost: the run is on {num_hosts} hosts{_loopback_hint(address)}")

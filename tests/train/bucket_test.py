@@ -21,6 +21,7 @@ from tests.gcs_server import Fault
 
 MACROS = {"BATCH_SIZE": 4, "DROPOUT_RATE": 0.1, "LOG_PERIOD": 3, "SAVE_PERIOD": 4, "WARMUP_STEPS": 4, "TRAIN_STEPS": 24}  # fmt: skip
 TIMES = ("steps_per_second", "tokens_per_second")
+OUTAGE_S = float(os.environ.get("COTDISTILL_OUTAGE_S", "6"))
 
 
 def _events(run):
@@ -127,7 +128,7 @@ def test_faults_of_the_bucket_change_nothing(runner, bucket, on_disk):
     pid = _start(runner, bucket, run)
     _wait_for(lambda: any("checkpoint_8" in line for line in bucket.server.log))
     bucket.server.offline.set()
-    time.sleep(6)
+    time.sleep(OUTAGE_S)
     bucket.server.offline.clear()
     runner.finish(pid, run)
     assert [fault for fault in faults[:3] if fault.times] == []

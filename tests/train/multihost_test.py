@@ -103,7 +103,7 @@ def test_two_processes_that_are_asked_for_different_things_say_which(tmp_path, r
     lines = [line for line in runner.said(run).splitlines() if "differs" in line]
     assert len(lines) == 2
     for line in lines:
-        assert "train: process 1 on " in line
+        assert "multihost: process 1 on " in line
         assert ": BATCH_SIZE: 8 -> 16; LEARNING_RATE: 0.001 -> 0.5; start all processes" in line
     assert not run.exists()
 
@@ -118,7 +118,7 @@ def test_a_process_whose_other_one_never_comes_says_so(tmp_path, runner):
         (pid,) = _start_two(runner, run, flags, indices=(index,))
         assert runner.status(pid) == 1
         (line,) = [line for line in runner.said(run).splitlines() if said in line]
-        assert "train: not all processes came" in line
+        assert "multihost: not all processes came" in line
 
 
 @pytest.mark.slow
