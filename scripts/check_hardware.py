@@ -163,7 +163,7 @@ class Check:
         chip = published(jax.devices()[0])
         mfu = f"no published peak of {devices.name(jax.devices()[0])} in train/chips.py"
         if chip:
-            peak = chip.bf16_flops if leaf.config.dtype == jnp.bfloat16 else chip.float32_flops
+            peak = chip.flops(leaf.config.dtype)
             mfu = f"{rate / peak:.1%} of {chip.name}'s {peak / 1e12:,.1f} TFLOP/s"
         yield "model FLOPs a device (MFU)", f"{rate / 1e12:,.3f} TFLOP/s; {mfu}"
         self.peak_bytes = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
@@ -191,7 +191,8 @@ class Check:
             check=False,
             timeout=PLAN_SECONDS,
         )
-        found = re.search(r"together ([\d.]+)", done.stdout)
+        kind = "GPU" if jax.default_backend() == "gpu" else "TPU"
+        found = re.search(rf"together on a {kind} ([\d.]+)", done.stdout)
         if done.returncode or not found:
             raise ValueError(f"plan_run ended with {done.returncode}: {done.stderr.strip()[-300:]}")
         planned = float(found[1]) * chips.GIB
@@ -208,6 +209,8 @@ class Check:
             if self.state
             else step.init_state(self.mesh, config, self.leaf.optimizer, seed=0).params
         )
+        if config.scan_layers:
+            config, params = step.unstacked(config, params, self.mesh)
         prompts = np.random.default_rng(0).integers(2, config.vocab_size, (rows, inputs)).tolist()
 
         def decode() -> Any:

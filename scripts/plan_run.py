@@ -79,9 +79,11 @@ def report(text: str, needs: "Needs", dtype: object) -> None:
         "parameters": needs.parameter_bytes,
         "optimizer": needs.optimizer_bytes,
         "gradients": needs.gradient_bytes,
-        "activations": needs.activation_bytes,
         "batch": needs.batch_bytes,
-        "together": needs.bytes,
+        "activations on a TPU": needs.activation_bytes,
+        "on a GPU": needs.gpu_activation_bytes,
+        "together on a TPU": needs.bytes_on("TPU"),
+        "together on a GPU": needs.bytes_on("GPU"),
     }
     print(
         f"\nmesh {text}: GiB per device: "
@@ -131,7 +133,7 @@ def report_compiled(found: "CompiledPlan") -> None:
     )
     if found.plan is not None:
         print(
-            f"  plan: {gib(found.plan.bytes)} for the step, {found.miss:+.1%} beside the compiler"
+            f"  plan: {gib(found.plan.bytes_on('TPU'))} for the step, {found.miss:+.1%} beside the compiler"
         )
 
 

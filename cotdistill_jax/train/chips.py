@@ -9,6 +9,9 @@ the 340 TB/s that its page gives for an all-reduce over 1,024 chips are four lin
 """
 
 import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
 
 GIB = 2**30
 
@@ -32,6 +35,15 @@ class Chip:
     memory_bytes: float
     link_bytes: float
     source: str
+
+    @property
+    def kind(self) -> str:
+        """Either "TPU" or "GPU"."""
+        return "TPU" if self.name.startswith("TPU") else "GPU"
+
+    def flops(self, dtype: Any) -> float:
+        """Returns the peak of matrix products a second for a dtype or the name of one, "bfloat16" or "float32"."""
+        return self.bf16_flops if jnp.dtype(dtype) == jnp.bfloat16 else self.float32_flops
 
 
 # A TPU v3 chip is two devices, so its numbers are halved. A collective over one mesh axis uses the two links of a torus axis.

@@ -43,7 +43,7 @@ class CompiledPlan:
     @property
     def miss(self) -> float | None:
         """By which part of the compiler's figure the plan is too high, or, negative, too low."""
-        return None if self.plan is None else self.plan.bytes / self.step.peak_bytes - 1
+        return None if self.plan is None else self.plan.bytes_on("TPU") / self.step.peak_bytes - 1
 
     @property
     def fits(self) -> bool:

@@ -15,7 +15,7 @@ import tensorflow as tf
 from jax.sharding import Mesh
 
 from cotdistill_jax import decoding, features, network, partitioning
-from cotdistill_jax.checkpoints import abstract_variables
+from cotdistill_jax.train.step import unstacked
 
 
 @dataclasses.dataclass
@@ -61,8 +61,7 @@ class Evaluation:
         shards = 1 if mesh is None else partitioning.num_row_shards(mesh)
         batch_size = -(-self.batch_size // shards) * shards
         if config.scan_layers:
-            config = dataclasses.replace(config, scan_layers=False)
-            params = _unstacked(config, params, mesh)
+            config, params = unstacked(config, params, mesh)
             weights = decoding.prepare(config, params, consume=True)
         else:
             weights = decoding.prepare(config, params)
@@ -155,15 +154,6 @@ def _mesh_of(params: Any) -> Mesh | None:
     sharding = getattr(jax.tree.leaves(params)[0], "sharding", None)
     mesh = getattr(sharding, "mesh", None)
     return mesh if isinstance(mesh, Mesh) and mesh.size > 1 else None
-
-
-def _unstacked(config: network.T5Config, params: Any, mesh: Mesh | None) -> dict[str, Any]:
-    """Returns the parameters by layer, sharded as they would be in a run that does not scan; `config` is that run's."""
-    if mesh is None:
-        return network.unstack_layers(params)
-    shardings = partitioning.param_shardings(mesh, abstract_variables(config))
-    unstacked: dict[str, Any] = jax.jit(network.unstack_layers, out_shardings=shardings)(params)
-    return unstacked
 
 
 def _without_padding(tokens: np.ndarray) -> list[int]:

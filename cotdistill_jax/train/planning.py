@@ -8,9 +8,10 @@ Memory is that of the real program where its layers are scanned, which compiles 
 Limits: XLA's CPU compiler stands in for the accelerator's. It widens bfloat16 activations to float32 where it multiplies
 matrices, it does not make reduce-scatters, it fuses otherwise, and what unrolled layers compute again to save memory it computes
 too early to save any: activations are an upper estimate, collectives too. So where a bfloat16 run
-stores activations (REMAT = 'none' or 'dots'), the plan counts 0.47 of what the CPU's program holds. That is fitted to what the TPU's own compiler
-(`tpu_compile`) says of two leaves, large on v4 and XL on v4. Of
+stores activations (REMAT = 'none' or 'dots'), the plan for TPUs counts 0.47 of what the CPU's program holds. That is fitted to what the TPU's
+own compiler (`tpu_compile`) says of two leaves, large on v4 and XL on v4. Of
 leaves that were not fitted base is 9 % too high, XL zero-shot 1 % and XL in-context 11 % too low; see `scripts/compiled_plans.md`.
+For GPUs it counts the whole: on an H100 that is 18 % too high for base and 1 % too low for large (`scripts/check_hardware.py`).
 """
 
 import dataclasses
@@ -44,7 +45,8 @@ class Needs:
       optimizer_bytes: its part of the optimizer state.
       batch_bytes: its part of the batch.
       gradient_bytes: its part of the gradient, twice where microbatches add theirs up.
-      activation_bytes: what else the step holds at its worst moment: activations, buffers of collectives.
+      activation_bytes: what else the step holds at its worst moment on a TPU: activations, buffers of collectives.
+      gpu_activation_bytes: the same on a GPU.
       flops: floating-point operations.
       collectives: kind -> bytes of the arrays that come out of such operations.
     """
@@ -54,29 +56,29 @@ class Needs:
     batch_bytes: float
     gradient_bytes: float
     activation_bytes: float
+    gpu_activation_bytes: float
     flops: float
     collectives: Mapping[str, float]
 
-    @property
-    def bytes(self) -> float:
-        """All of its memory."""
+    def bytes_on(self, kind: str) -> float:
+        """Returns all of its memory on a "TPU" or a "GPU"."""
         state = self.parameter_bytes + self.optimizer_bytes + self.gradient_bytes
-        return state + self.batch_bytes + self.activation_bytes
+        activations = self.activation_bytes if kind == "TPU" else self.gpu_activation_bytes
+        return state + self.batch_bytes + activations
 
     def fits(self, chip: Chip) -> bool:
         """Returns whether nine tenths of the chip's memory hold it."""
-        return self.bytes <= USABLE_MEMORY * chip.memory_bytes
+        return self.bytes_on(chip.kind) <= USABLE_MEMORY * chip.memory_bytes
 
     def seconds(self, chip: Chip, dtype: Any) -> float:
         """Returns the predicted time of a step: products at 40 % of the peak, then collectives, not overlapped.
 
         An all-reduce sends its bytes twice (it scatters and gathers), the others once.
         """
-        peak = chip.bf16_flops if jnp.dtype(dtype) == jnp.bfloat16 else chip.float32_flops
         sent = sum(
             size * (2 if kind == "all-reduce" else 1) for kind, size in self.collectives.items()
         )
-        return self.flops / (UTILISATION * peak) + sent / chip.link_bytes
+        return self.flops / (UTILISATION * chip.flops(dtype)) + sent / chip.link_bytes
 
 
 def choose_shape(
@@ -161,13 +163,14 @@ def measure(
     rows = partitioning.batch_sharding(mesh)
     parameters = _device_bytes(state.params, shardings.params)
     gradients = parameters * min(num_microbatches, 2)
+    activations = compiled.memory_analysis().temp_size_in_bytes - gradients
     return Needs(
         parameter_bytes=parameters,
         optimizer_bytes=_device_bytes(state.opt_state, shardings.opt_state),
         batch_bytes=_device_bytes(batch, {name: rows for name in batch}),
         gradient_bytes=gradients,
-        activation_bytes=(compiled.memory_analysis().temp_size_in_bytes - gradients)
-        * _share(config),
+        activation_bytes=activations * _tpu_share(config),
+        gpu_activation_bytes=activations,
         flops=float(compiled.cost_analysis()["flops"]),
         collectives=collectives.once(compiled.as_text()),
     )
@@ -232,6 +235,7 @@ def _straight_line(one: Needs, two: Needs, depth: int, num_microbatches: int) ->
         batch_bytes=one.batch_bytes * num_microbatches,
         gradient_bytes=parameters * min(num_microbatches, 2),
         activation_bytes=line(one.activation_bytes, two.activation_bytes),
+        gpu_activation_bytes=line(one.gpu_activation_bytes, two.gpu_activation_bytes),
         flops=line(one.flops, two.flops) * num_microbatches,
         collectives={
             kind: num_microbatches
@@ -241,8 +245,8 @@ def _straight_line(one: Needs, two: Needs, depth: int, num_microbatches: int) ->
     )
 
 
-def _share(config: network.T5Config) -> float:
-    """Returns which share of the activations of a program for CPUs an accelerator's holds."""
+def _tpu_share(config: network.T5Config) -> float:
+    """Returns which share of the activations of a program for CPUs a TPU's holds."""
     stores = config.remat != "full" and jnp.dtype(config.dtype) == jnp.bfloat16
     return _STORED_BFLOAT16 if stores else 1.0
 

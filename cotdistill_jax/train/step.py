@@ -4,6 +4,7 @@ The loss of a batch is the mean over its target tokens, weighted by `decoder_los
 divided once, so the gradient is that of the whole batch whatever their number.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -68,6 +69,24 @@ def init_state(
     made = jax.jit(start, out_shardings=(shardings.step, shardings.opt_state))
     number, opt_state = made(params)
     return TrainState(number, params, opt_state)
+
+
+def unstacked(
+    config: network.T5Config, params: Any, mesh: Mesh | None
+) -> tuple[network.T5Config, dict[str, Any]]:
+    """Returns the network and the parameters of one that scans its layers as one that does not, which can decode.
+
+    Args:
+      config: with `scan_layers`.
+      params: stacked.
+      mesh: that they are on; the result is laid out as a run's would be that does not scan. None: one device.
+    """
+    config = dataclasses.replace(config, scan_layers=False)
+    if mesh is None:
+        return config, network.unstack_layers(params)
+    shardings = partitioning.param_shardings(mesh, abstract_variables(config))
+    by_layer: dict[str, Any] = jax.jit(network.unstack_layers, out_shardings=shardings)(params)
+    return config, by_layer
 
 
 def make_train_step(

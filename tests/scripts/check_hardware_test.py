@@ -47,10 +47,17 @@ def run(tmp_path, *arguments):
     )
 
 
-def test_every_part_is_in_the_table(tmp_path):
+@pytest.mark.parametrize("layers", ["unrolled", "scanned"])
+def test_every_part_is_in_the_table(tmp_path, layers):
     kept = tmp_path / "checkpoints"
     kept.mkdir()
-    done = run(tmp_path, "--steps=2", "--new_tokens=4", f"--checkpoint_dir={kept}")
+    done = run(
+        tmp_path,
+        "--steps=2",
+        "--new_tokens=4",
+        f"--checkpoint_dir={kept}",
+        f"--gin.SCAN_LAYERS={layers == 'scanned'}",
+    )
     assert done.returncode == 0, done.stdout + done.stderr[-1500:]
     rows = dict(line.strip("| ").split(" | ", 1) for line in done.stdout.splitlines() if line[0] == "|")  # fmt: skip
     assert rows["devices"].startswith("1 x CPU")

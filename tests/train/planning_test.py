@@ -96,15 +96,18 @@ def test_microbatches_multiply_flops_and_cost_one_gradient():
 def test_time_and_fit_follow_from_the_peaks():
     chip = chips.Chip("a", 100.0, 50.0, 1000.0, 10.0, "here")
     needs = planning.Needs(
-        500.0, 200.0, 100.0, 40.0, 60.0, 80.0, {"all-reduce": 10.0, "all-gather": 5.0}
+        500.0, 200.0, 100.0, 40.0, 30.0, 60.0, 80.0, {"all-reduce": 10.0, "all-gather": 5.0}
     )
     assert needs.seconds(chip, "bfloat16") == pytest.approx(80 / 40 + 25 / 10)
     assert needs.seconds(chip, "float32") == pytest.approx(80 / 20 + 25 / 10)
     assert needs.fits(chip)
     assert not dataclasses.replace(needs, batch_bytes=101.0).fits(chip)
+    assert dataclasses.replace(needs, batch_bytes=101.0).fits(
+        dataclasses.replace(chip, name="TPU a")
+    )
 
 
-def test_stored_bfloat16_activations_count_less_than_the_cpus_program_holds():
+def test_stored_bfloat16_activations_count_less_on_a_tpu_than_the_cpus_program_holds():
     mesh = partitioning.make_mesh((1, 1, 1), jax.devices()[:1])
     arguments = (losses.sample_matching, optax.sgd(0.1), planning.abstract_batch({"inputs": 16, "targets": 8}, 4))  # fmt: skip
     config = dataclasses.replace(
@@ -117,6 +120,7 @@ def test_stored_bfloat16_activations_count_less_than_the_cpus_program_holds():
     needs = planning.measure(mesh, config, *arguments)
     held = compiled.memory_analysis().temp_size_in_bytes - needs.gradient_bytes
     assert needs.activation_bytes == pytest.approx(0.47 * held)
+    assert needs.gpu_activation_bytes == held
 
 
 def test_the_plan_is_within_a_tenth_of_the_compiler_on_every_leaf_that_was_compiled():
