@@ -25,6 +25,7 @@ from orbax.checkpoint import checkpoint_managers as preservation
 
 from cotdistill_jax import files, network
 from cotdistill_jax.checkpoints import orbax_layout, stored
+from cotdistill_jax.network import drawing
 
 STEP_PREFIX = "checkpoint"
 _STATE, _DATASET, _NOTES = orbax_layout.STATE, "dataset", "notes"
@@ -339,14 +340,30 @@ def abstract_params(config: network.T5Config) -> Tree:
 
 def abstract_variables(config: network.T5Config) -> Tree:
     """Returns the collections `params` and `params_axes` of a network, without computing anything."""
-    return jax.eval_shape(lambda: init_variables(config, jax.random.key(0)))
+    return _traced(config)[0]
 
 
-def init_variables(config: network.T5Config, key: jax.Array) -> Tree:
-    """Returns freshly drawn `params` (float32) and their logical axes `params_axes`."""
+def init_variables(config: network.T5Config, key: jax.Array, shardings: Any = None) -> Tree:
+    """Returns freshly drawn `params` (float32) and their logical axes `params_axes`.
+
+    Args:
+      config: dimensions of the network.
+      key: random key.
+      shardings: tree like `params`; None: all on the default device.
+    """
+    variables, draws = _traced(config)
+    return {**variables, "params": drawing.draw(draws, variables["params"], key, shardings)}
+
+
+def _traced(config: network.T5Config) -> tuple[Tree, Mapping[drawing.Path, drawing.Draw]]:
+    """Returns a network's collections without values, and how its parameters are drawn."""
     token = jnp.ones((1, 1), jnp.int32)
     model = network.Transformer(config)
-    return dict(model.init(key, token, token, token, enable_dropout=False))
+    with drawing.recorded() as draws:
+        variables = jax.eval_shape(
+            lambda: model.init(jax.random.key(0), token, token, token, enable_dropout=False)
+        )
+    return dict(variables), draws
 
 
 def _to_tree(state: TrainState) -> Tree:

@@ -16,6 +16,7 @@ google-research/t5x, t5x/examples/t5/network.py at commit cc342d4.
 | file | holds |
 |---|---|
 | `config.py` | `T5Config` |
+| `drawing.py` | the parameters that a network begins with |
 | `layers.py` | embedding, linear map, norm, feed-forward block |
 | `biases.py` | relative positions and masks, added to the scores of an attention |
 | `attention.py` | multi-head attention and its cache |

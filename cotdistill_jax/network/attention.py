@@ -17,11 +17,23 @@ from jax import Array
 from cotdistill_jax.network.biases import BlockBiases
 from cotdistill_jax.network.block_attention import attend_in_blocks
 from cotdistill_jax.network.config import T5Config
+from cotdistill_jax.network.drawing import Initializer
 from cotdistill_jax.network.layers import Dense
 
 KeysValues = tuple[Array, Array]
 
 _ATTENTION_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+
+
+@functools.cache
+def _query_init(head_dim: int, dtype: Any) -> Initializer:
+    """Returns the initializer that folds the 1/sqrt(head_dim) of scaled attention into the weights."""
+
+    def init(*args: Any) -> Array:
+        scale: Array = jnp.sqrt(head_dim).astype(dtype)
+        return _ATTENTION_INIT(*args) / scale
+
+    return init
 
 
 def _scores(query: Array, key: Array) -> Array:
@@ -85,14 +97,8 @@ class Attention(nn.Module):
         """Declares the four projections."""
         cfg = self.config
         joined = cfg.num_heads * cfg.head_dim
-
-        def query_init(*args: Any) -> Array:
-            # Folds the 1/sqrt(head_dim) of scaled attention into the weights.
-            scale: Array = jnp.sqrt(cfg.head_dim).astype(cfg.dtype)
-            return _ATTENTION_INIT(*args) / scale
-
         into = functools.partial(Dense, joined, ("embed", "joined_kv"), cfg.dtype)
-        self.query = into(query_init)
+        self.query = into(_query_init(cfg.head_dim, cfg.dtype))
         self.key = into(_ATTENTION_INIT)
         self.value = into(_ATTENTION_INIT)
         self.out = Dense(cfg.emb_dim, ("joined_kv", "embed"), cfg.dtype, _ATTENTION_INIT)

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from flax.linen.partitioning import param_with_axes
 from jax import Array
 
 from cotdistill_jax.network.config import T5Config
+from cotdistill_jax.network.drawing import parameter
 
 _MASKED = -1e10  # T5X's value: large enough to vanish in a float32 softmax, finite in bfloat16
 _RELATIVE_INIT = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
@@ -61,7 +61,7 @@ class RelativeBias(nn.Module):
         cfg = self.config
         shape = (cfg.num_heads, cfg.relative_buckets)
         axes = ("heads", "relpos_buckets")
-        table = param_with_axes("rel_embedding", _RELATIVE_INIT, shape, jnp.float32, axes=axes)
+        table = parameter(self, "rel_embedding", _RELATIVE_INIT, shape, axes)
         limit = cfg.relative_max_distance
         buckets = relative_buckets(self.bidirectional, cfg.relative_buckets, limit)
         numeric = np if isinstance(offsets, np.ndarray) else jnp

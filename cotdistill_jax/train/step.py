@@ -58,14 +58,10 @@ def init_state(
     def start(params: Any) -> tuple[jax.Array, Any]:
         return jnp.zeros((), jnp.int32), optimizer.init(params)
 
-    def drawn() -> TrainState:
-        params = init_variables(config, jax.random.key(seed))["params"]
-        number, opt_state = start(params)
-        return TrainState(number, params, opt_state)
-
     if params is None:
-        return jax.jit(drawn, out_shardings=shardings)()
-    params = placement.place(params, shardings.params)
+        params = init_variables(config, jax.random.key(seed), shardings.params)["params"]
+    else:
+        params = placement.place(params, shardings.params)
     made = jax.jit(start, out_shardings=(shardings.step, shardings.opt_state))
     number, opt_state = made(params)
     return TrainState(number, params, opt_state)
