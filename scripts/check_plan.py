@@ -111,7 +111,8 @@ def main(argv: list[str]) -> None:
     mib = 2**20
     of_state = [n.parameter_bytes + n.optimizer_bytes for n in (line, whole)]
     print(f"{'parameters and optimizer, MiB':34}{of_state[0] / mib:10.0f}{of_state[1] / mib:12.0f}{stored / mib:10.0f}")  # fmt: skip
-    print(f"{'all memory, MiB':34}{line.bytes / mib:10.0f}{whole.bytes / mib:12.0f}{grown / mib:10.0f}")  # fmt: skip
+    held = [n.bytes_on("GPU") for n in (line, whole)]  # float32: nothing is estimated
+    print(f"{'all memory, MiB':34}{held[0] / mib:10.0f}{held[1] / mib:12.0f}{grown / mib:10.0f}")  # fmt: skip
     print(f"{'GFLOP a step':34}{line.flops / 1e9:10.1f}{whole.flops / 1e9:12.1f}")
     print(f"{'seconds a step':34}{predicted:10.2f}{'':12}{measured:10.2f}")
     print(
