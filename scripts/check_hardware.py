@@ -191,7 +191,7 @@ class Check:
             check=False,
             timeout=PLAN_SECONDS,
         )
-        kind = "GPU" if jax.default_backend() == "gpu" else "TPU"
+        kind = "TPU" if jax.default_backend() == "tpu" else "GPU"
         found = re.search(rf"together on a {kind} ([\d.]+)", done.stdout)
         if done.returncode or not found:
             raise ValueError(f"plan_run ended with {done.returncode}: {done.stderr.strip()[-300:]}")

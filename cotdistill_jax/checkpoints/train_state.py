@@ -348,7 +348,7 @@ def init_variables(config: network.T5Config, key: jax.Array, shardings: Any = No
 
     Args:
       config: dimensions of the network.
-      key: random key.
+      key: from `jax.random.key`.
       shardings: tree like `params`; None: all on the default device.
     """
     variables, draws = _traced(config)

@@ -84,7 +84,7 @@ def draw(
     Args:
         draws: From `recorded`, around a trace of `init`.
         like: The tree of parameters, their shapes; scanned layers have a leading axis.
-        key: Root key, the same in all processes.
+        key: Root key from `jax.random.key`, the same in all processes.
         shardings: Tree of `like`'s structure: each device draws what it holds. None: on the default device.
     """
     layouts = traverse_util.flatten_dict(shardings) if shardings is not None else {}

@@ -77,12 +77,17 @@ def unstacked(
       params: stacked.
       mesh: that they are on; the result is laid out as a run's would be that does not scan. None: one device.
     """
-    config = dataclasses.replace(config, scan_layers=False)
     if mesh is None:
-        return config, network.unstack_layers(params)
+        return dataclasses.replace(config, scan_layers=False), network.unstack_layers(params)
+    config, program, _ = unstacking(config, mesh)
+    return config, program(params)
+
+
+def unstacking(config: network.T5Config, mesh: Mesh) -> tuple[network.T5Config, Any, Any]:
+    """Returns what `unstacked` runs on a mesh: the network that does not scan, the jitted function, its result's shardings."""
+    config = dataclasses.replace(config, scan_layers=False)
     shardings = partitioning.param_shardings(mesh, abstract_variables(config))
-    by_layer: dict[str, Any] = jax.jit(network.unstack_layers, out_shardings=shardings)(params)
-    return config, by_layer
+    return config, jax.jit(network.unstack_layers, out_shardings=shardings), shardings
 
 
 def make_train_step(

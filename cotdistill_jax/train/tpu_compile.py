@@ -14,8 +14,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from cotdistill_jax import network, partitioning
-from cotdistill_jax.checkpoints import abstract_variables
+from cotdistill_jax import partitioning
 from cotdistill_jax.decoding import ahead
 from cotdistill_jax.train import collectives, step, tpu_topologies
 from cotdistill_jax.train.recipe import Recipe
@@ -144,14 +143,12 @@ def compile_decoding(mesh: Mesh, recipe: Recipe, state: Any) -> dict[str, Progra
     config, params, found = recipe.config, state.params, {}
     kept = tree_bytes(state)
     if config.scan_layers:
-        config = dataclasses.replace(config, scan_layers=False)
-        shardings = partitioning.param_shardings(mesh, abstract_variables(config))
-        unstack: Any = jax.jit(network.unstack_layers, out_shardings=shardings)
+        config, unstack, shardings = step.unstacking(config, mesh)
         program, _ = compile_program(unstack.lower(params))
         found["unstack"] = dataclasses.replace(program, beside_bytes=kept - tree_bytes(params))
         params = jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            jax.eval_shape(network.unstack_layers, params),
+            jax.eval_shape(unstack, params),
             shardings,
         )
     shards = partitioning.num_row_shards(mesh)

@@ -1,8 +1,6 @@
 """A plan against a real run at small size: bytes exactly, FLOPs against the whole compiled step, collectives by hand."""
 
 import dataclasses
-import json
-import pathlib
 
 import jax
 import optax
@@ -10,12 +8,10 @@ import pytest
 
 from cotdistill_jax import losses, network, partitioning
 from cotdistill_jax.train import chips, planning, step
-from scripts import compile_table
 
 CONFIG = network.T5Config(
     vocab_size=64, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=32, num_encoder_layers=4, num_decoder_layers=4,
 )  # fmt: skip
-PARTS = ("parameter", "optimizer", "gradient", "activation", "batch")
 LENGTHS = {"inputs": 16, "targets": 8, "teacher_ids": 8, "teacher_probs": 8}
 
 
@@ -122,23 +118,3 @@ def test_stored_bfloat16_activations_count_less_on_a_tpu_than_the_cpus_program_h
     held = compiled.memory_analysis().temp_size_in_bytes - needs.gradient_bytes
     assert needs.activation_bytes == pytest.approx(0.47 * held)
     assert needs.gpu_activation_bytes == held
-
-
-# Too low for the long inputs, too high for a mesh with a model axis and several rows a device, and for the verifier.
-FAR = {
-    "gsm8k_teacher_xl_in_context v4:2x2x2 fsdp=8": -0.12,
-    "gsm8k_teacher_xxl_16gib v5e:4x4": 0.24,
-    "gsm8k_verifier v4:1x1x1": 0.32,
-}
-
-
-def test_the_plan_is_within_a_tenth_of_the_compiler_but_for_three_leaves():
-    kept = pathlib.Path(__file__).parents[2] / "scripts" / "compiled_plans.json"
-    rows = json.loads(kept.read_text())
-    misses = {
-        name: sum(row["plan"][f"{part}_bytes"] for part in PARTS) / row["step"]["peak_bytes"] - 1
-        for name, row in rows.items()
-    }
-    assert len(misses) == len(compile_table.ROWS)
-    far = {name: round(miss, 2) for name, miss in misses.items() if abs(miss) >= 0.1}
-    assert far == FAR

@@ -47,6 +47,21 @@ def _training(tmp_path, saves=0, enough=99, code=1):
     return ["bash", "-c", script, f"--gin.MODEL_DIR='{tmp_path}/run'"]
 
 
+def _wait_for_line(process, wanted):
+    for line in process.stdout:
+        if line == f"{wanted}\n":
+            return
+    pytest.fail(f"it ended with {process.wait()} and never said {wanted!r}")
+
+
+def _wait_for(ask, condition, seconds=20):
+    """Returns the first answer that is wanted."""
+    deadline = time.monotonic() + seconds
+    while not condition(answer := ask()):
+        assert time.monotonic() < deadline, answer
+    return answer
+
+
 def _finish(process):
     said, _ = process.communicate(timeout=60)
     return process.returncode, said
@@ -110,8 +125,7 @@ def test_a_signal_is_passed_on_and_ends_it(tmp_path, supervise, number, state):
         "trap 'echo saving; exit 75' TERM; echo ready; while true; do sleep 0.05; done",
     ]
     process = supervise(f"--resubmit=touch {tmp_path}/again", command=command)
-    while process.stdout.readline() != "ready\n":
-        pass
+    _wait_for_line(process, "ready")
     process.send_signal(number)
     process.send_signal(number)
     code, said = _finish(process)
@@ -128,8 +142,7 @@ def test_a_signal_can_be_passed_on_by_another_command(tmp_path, supervise):
         f"trap '' TERM; echo ready; until [ -e {tmp_path}/told ]; do sleep 0.05; done; exit 75",
     ]
     process = supervise(f"--on_stop=touch {tmp_path}/told", command=command)
-    while process.stdout.readline() != "ready\n":
-        pass
+    _wait_for_line(process, "ready")
     process.terminate()
     assert _finish(process)[0] == os.EX_TEMPFAIL
 
@@ -144,12 +157,7 @@ def test_it_runs_once_in_the_background_and_is_looked_at_stopped_and_found_lost(
         "--detach",
     ]
     assert "started as process" in _finish(supervise("--detach", command=command))[1]
-    deadline = time.monotonic() + 20
-    while (
-        "hello" not in (said := _finish(supervise("--tail=5"))[1]) and time.monotonic() < deadline
-    ):
-        pass
-    assert "hello" in said
+    _wait_for(lambda: _finish(supervise("--tail=5"))[1], lambda said: "hello" in said)
     assert "already running here" in _finish(supervise("--detach", command=command))[1]
     assert "already running here" in _finish(supervise(command=command))[1]
     assert json.loads(_finish(supervise("--status"))[1])["state"] == "running"
@@ -157,10 +165,8 @@ def test_it_runs_once_in_the_background_and_is_looked_at_stopped_and_found_lost(
     assert "nothing to stop: stopped" in _finish(supervise("--stop"))[1]
     _finish(supervise("--detach", command=command))
     os.kill(_status(tmp_path)["pid"], signal.SIGKILL)
-    deadline = time.monotonic() + 20
-    while (found := json.loads(_finish(supervise("--status"))[1]))[
-        "state"
-    ] == "running" and time.monotonic() < deadline:
-        pass
+    found = _wait_for(
+        lambda: json.loads(_finish(supervise("--status"))[1]), lambda now: now["state"] != "running"
+    )
     assert found["state"] == "lost"
     assert "it ended without a word" in found["reason"]
